@@ -3,7 +3,7 @@
     python benchmarks/footprint.py
 
 Installed size counts a package and its requirements in this environment; an engine that is not installed is left out.
-Each start is a process of its own, the fastest of three, and labels the demo cells from file to file.
+Each start is a new process that labels the demo cells from file to file; the fastest of three starts counts.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python -m benchmarks.scgpt_speed [--cells 200] [--checkpoint DIR]
 
 Without a checkpoint, the network has the full size (12 layers of 512) and random weights. The ways run one after the
-other on the same cells of tests/data, each in a process of its own.
+other on the same cells of tests/data, each in a separate process.
 """
 
 from __future__ import annotations

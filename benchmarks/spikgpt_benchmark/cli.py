@@ -205,7 +205,7 @@ def _show(rows: list[ResultRow], paper: str) -> None:
 
     heading, *lines = table_cells(rows, paper)
     shown = [column for column, name in enumerate(heading) if name in SHOWN]
-    # A note below says why a method has no figures.
+    # A note below the table gives the reason for missing figures.
     lines = [line if any(line[2:]) or line[1] == paper else [line[0], "-", *line[2:]] for line in lines]
     plain = ([line[column].replace("**", "") for column in shown] for line in lines)
     show([heading[column] for column in shown], plain, rows[0].task, result=True)

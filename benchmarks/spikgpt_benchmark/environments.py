@@ -96,7 +96,7 @@ def _make_environment(requirements: tuple[str, ...]) -> Path:
     folder = user_cache() / "benchmark" / hashlib.sha256(about.encode()).hexdigest()[:16]
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # One process at a time makes the environment.
+    # Only one process at a time makes the environment.
     with FileLock(folder.with_suffix(".lock")):
         if not (folder / READY).exists():
             shutil.rmtree(folder, ignore_errors=True)

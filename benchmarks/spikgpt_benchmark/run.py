@@ -1,4 +1,4 @@
-"""Runs of methods on tasks, each in a process of its own; finished runs are kept for later calls."""
+"""Runs of methods on tasks, each in a separate process; finished runs are kept for later calls."""
 
 from __future__ import annotations
 

@@ -54,7 +54,8 @@ def run_method(module: str, folder: Path) -> MethodResult:
 def fit_and_predict(method: Any, reference: AnnData, query: AnnData, settings: MethodSettings) -> MethodResult:
     """Return the result of a method module, with times and versions.
 
-    Its ``IMPORTS`` are imported before the clock starts, and ``VERSIONS`` names the distributions of its versions.
+    The module's ``IMPORTS`` are imported before the clock starts. ``VERSIONS`` names the distributions of the
+    stated versions.
     """
     for name in getattr(method, "IMPORTS", ()):
         importlib.import_module(name)

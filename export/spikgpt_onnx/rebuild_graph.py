@@ -24,14 +24,14 @@ from spikgpt.reference.format import COMBINED, ENCODER, PRECISIONS
 from spikgpt.version import __version__
 from spikgpt_onnx.graph import Network, encoder_graph, labelling_graph
 
-# Metadata on the origin of a graph, and the forms that its values may have. It has no effect on labels, so the stored
-# values are accepted; all other metadata is compared.
+# Metadata on the origin of a graph, and the forms that its values may have. The origin has no effect on labels, so
+# the stored values are accepted; all other metadata is compared.
 ORIGIN = {"format_version": r"[1-9]\d{0,3}", "spikgpt_version": r"[\w.+!-]{1,50}", "revision": r"[\w./@-]{0,300}"}
 
 
 @dataclass(frozen=True)
 class RebuiltGraph:
-    """A graph as this version builds it; ``mismatch`` says why the stored graph has other bytes, if it has."""
+    """A graph built by this version; ``mismatch`` is the reason why the stored graph differs, or empty."""
 
     content: bytes
     mismatch: str = ""

@@ -1,4 +1,4 @@
-"""Choice of cells by name, by position, or by True and False."""
+"""Choice of cells by name, by position, or by a Boolean mask."""
 
 from __future__ import annotations
 

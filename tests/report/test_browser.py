@@ -174,7 +174,7 @@ def test_texts_have_contrast_and_the_page_fits(opened: Open, report: Path, schem
 
 @pytest.mark.slow
 def test_names_never_overlap_while_zooming(opened: Open, annotated: Annotation, query: AnnData, tmp_path: Path) -> None:
-    # One name for each cell, in a small area.
+    # Each cell has a different name, in a small area.
     names = tuple(f"cell type {number} of a long name" for number in range(100))
     best = (np.arange(300) % 100).astype(np.int16)
     probabilities = np.eye(100, dtype=np.float32)[best]

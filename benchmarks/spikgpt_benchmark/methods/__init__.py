@@ -24,7 +24,7 @@ class Method:
     environment
         Requirements of a virtual environment of the method's own; None for the environment of SpikGPT.
     rejects
-        The method leaves cells without a label, by a cut-off of its own.
+        The method has its own cut-off, below which cells stay without a label.
     options
         Options of the module. The user has to give a value for an option that is empty.
     programs

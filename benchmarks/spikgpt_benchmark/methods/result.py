@@ -1,6 +1,6 @@
 """Settings and result of a method, as files between two processes.
 
-This module imports NumPy and anndata only, as some methods run in virtual environments of their own.
+This module imports NumPy and anndata only, as some methods run in their own virtual environments.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def annotate_file(path: Path) -> Record:
 
 
 def layout_records(context: StudyContext) -> Iterator[Record]:
-    """Yield time and memory of reading and of annotating each layout, each in a process of its own.
+    """Yield time and memory of reading and of annotating each layout, each in a separate process.
 
     Label counts are compared with those of the first layout.
     """

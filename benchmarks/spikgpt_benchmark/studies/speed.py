@@ -46,7 +46,7 @@ LUNG_GENES, LUNG_SHARE = 20_000, 0.8
 
 
 def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return the result of a function that runs in a process of its own, so that its peak memory is its own."""
+    """Return the result of a function that runs in a separate process, so that its peak memory is measured alone."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -263,7 +263,7 @@ def build_lung(n_cells: int) -> list[Record]:
 
 
 def _load_suite(title: str, function: Callable[[int], list[Record]], column: str, sizes: tuple[int, ...]) -> StudySuite:
-    """Return a suite that runs a function with several sizes, each in a process of its own."""
+    """Return a suite that runs a function with several sizes, each in a separate process."""
 
     def records(context: StudyContext) -> Iterator[Record]:
         for size in context.sizes or sizes:

@@ -47,8 +47,8 @@ def fit(reference: AnnData, settings: MethodSettings) -> Predict:
 def prune(scores: npt.NDArray[np.float64], labels: Strings, classes: Strings) -> Bools:
     """Return the cells that keep their label, shape (n,), by the default pruning of the package in R.
 
-    The excess of a cell, the score of its label minus the median of its scores, is compared with that of the other
-    cells of the label.
+    The excess of a cell is the score of its label minus the median of its scores. This excess is compared with that of
+    the other cells of the label.
 
     Parameters
     ----------

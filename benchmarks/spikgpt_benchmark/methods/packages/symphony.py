@@ -38,7 +38,7 @@ def compress(reference: AnnData, settings: MethodSettings) -> AnnData:
     """Return a reference in the form that the package maps a query onto, aligned by Harmony.
 
     Cells without batches become one batch, which Harmony leaves unchanged. Without a batch, version 0.2.4 of the
-    package corrects a query by the centres of clusters in place of the sums of their cells, and misplaces the query.
+    package misplaces a query: it corrects the query by cluster centres, instead of the sums of the cells of a cluster.
     """
     import symphonypy
 

@@ -1,10 +1,10 @@
 """scmap-cell: the label of the nearest cells, if they agree, found with a product quantiser.
 
-Written from Kiselev, Yiu and Hemberg, Nature Methods 2018, doi:10.1038/nmeth.4644: the chosen genes are cut into
-chunks, the reference's cells are clustered in each chunk by k-means, and a cell of the query is compared with the
-centres instead of the cells. The chunks here are of genes next to one another in the reference's order, and the k-means
-is that of scikit-learn. Where the nearest cells disagree the published method gives no label; here the cell is
-unassigned, and the best label is that of its nearest cell.
+Written from Kiselev, Yiu and Hemberg, Nature Methods 2018, doi:10.1038/nmeth.4644. The chosen genes are cut into
+chunks. In each chunk, k-means clusters the reference's cells, and a cell of the query is compared with the centres
+instead of the cells. Here a chunk has consecutive genes in the reference's order, and the k-means is that of
+scikit-learn. If the nearest cells disagree, the published method gives no label. Here the cell is unassigned, and the
+best label is the label of its nearest cell.
 """
 
 from __future__ import annotations

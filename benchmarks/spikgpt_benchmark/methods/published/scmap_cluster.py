@@ -1,6 +1,6 @@
 """scmap-cluster: the type whose median expression is most alike, if two of three similarities agree on it.
 
-Written from Kiselev, Yiu and Hemberg, Nature Methods 2018, doi:10.1038/nmeth.4644. Where no two similarities agree,
+Written from Kiselev, Yiu and Hemberg, Nature Methods 2018, doi:10.1038/nmeth.4644. If no two similarities agree,
 the published method gives no label; here the cell is unassigned, and the best label is that of the cosine.
 """
 

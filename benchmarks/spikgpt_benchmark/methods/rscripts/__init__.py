@@ -1,1 +1,1 @@
-"""Other methods by their packages in R, each in a script of its own."""
+"""Other methods by their packages in R, each in its own script."""
