@@ -60,7 +60,7 @@ def cells_of(checkpoint: Checkpoint, count: int) -> tuple[sparse.csr_matrix, npt
     """Return real cells, and the vocabulary index of each column."""
     adata = read_h5ad(CELLS)[:count].copy()
     cells = align(find_expression(adata), checkpoint.genes, minimum_share=0)
-    columns = np.flatnonzero(cells.found)
+    columns = np.flatnonzero(cells.genes_present)
     ids = np.array([checkpoint.vocabulary[token] for token in checkpoint.genes.symbols])
     return sparse.csr_matrix(cells.values[:, columns]), ids[columns]
 

@@ -56,7 +56,9 @@ def runs_of(pool: MadeUpPool, **settings: Any) -> Runs:
     return Runs(cast(WorkerPool, pool), AppOptions(concurrent=1, queue=0, **settings))
 
 
-async def collect_reports(runs: Runs, session: PageSession, request: Request, reports: list[Step | Finished]) -> None:
+async def collect_reports(
+    runs: Runs, session: PageSession, request: LabelRequest, reports: list[Step | Finished]
+) -> None:
     async for report in runs.run(session, request):
         reports.append(report)
 
@@ -70,7 +72,9 @@ async def session_with_upload(folder: Path) -> PageSession:
 def test_a_run_reports_its_steps_and_then_its_labels(tmp_path: Path) -> None:
     async def check() -> None:
         pool, session, reports = MadeUpPool(), await session_with_upload(tmp_path), list[Step | Finished]()
-        run = asyncio.create_task(collect_reports(runs_of(pool), session, Request("pancreas", unknown=False), reports))
+        run = asyncio.create_task(
+            collect_reports(runs_of(pool), session, LabelRequest("pancreas", unknown=False), reports)
+        )
         await asyncio.sleep(0.5)
         assert session.run is not None
         pool.release.set()
@@ -100,7 +104,7 @@ def test_runs_are_limited_for_each_page_and_for_the_server(tmp_path: Path) -> No
             await session_with_upload(tmp_path / "a"),
             await session_with_upload(tmp_path / "b"),
         )
-        runs, request = runs_of(pool), Request("pancreas")
+        runs, request = runs_of(pool), LabelRequest("pancreas")
         run = asyncio.create_task(collect_reports(runs, first, request, []))
         await asyncio.sleep(0.1)
         with pytest.raises(Refusal, match="labels a file already"):
@@ -119,7 +123,7 @@ def test_runs_are_limited_for_each_page_and_for_the_server(tmp_path: Path) -> No
 def test_a_stopped_run_keeps_no_results(way: str, tmp_path: Path) -> None:
     async def check() -> None:
         pool, session = MadeUpPool(), await session_with_upload(tmp_path)
-        run = asyncio.create_task(collect_reports(runs_of(pool), session, Request("pancreas"), []))
+        run = asyncio.create_task(collect_reports(runs_of(pool), session, LabelRequest("pancreas"), []))
         await asyncio.sleep(0.1)
         if way == "stop":
             assert await session.stop()
@@ -143,7 +147,7 @@ def test_an_error_of_the_worker_is_raised(tmp_path: Path) -> None:
         runs = runs_of(pool)
         for _ in range(2):
             with pytest.raises(Refusal, match="damaged"):
-                await collect_reports(runs, session, Request("pancreas"), [])
+                await collect_reports(runs, session, LabelRequest("pancreas"), [])
         assert files(tmp_path) == ["cells.h5ad"]
 
     asyncio.run(check())
@@ -154,25 +158,25 @@ def test_a_path_is_for_local_pages_only(tmp_path: Path) -> None:
         pool = MadeUpPool()
         pool.release.set()
         await collect_reports(
-            runs_of(pool), PageSession(tmp_path), Request("auto", " ~/cells.h5ad ", " leiden ", " "), []
+            runs_of(pool), PageSession(tmp_path), LabelRequest("auto", " ~/cells.h5ad ", " leiden ", " "), []
         )
         (job,) = pool.jobs
         assert job.query == str(Path.home() / "cells.h5ad")
         assert (job.cluster_key, job.options["batch_key"]) == ("leiden", None)
         with pytest.raises(ConfigError, match="No file is named"):
             await collect_reports(
-                runs_of(pool, host="0.0.0.0"), PageSession(tmp_path), Request("auto", "/etc/passwd"), []
+                runs_of(pool, host="0.0.0.0"), PageSession(tmp_path), LabelRequest("auto", "/etc/passwd"), []
             )
         with pytest.raises(ConfigError, match="Two files are named"):
             await collect_reports(
-                runs_of(pool), await session_with_upload(tmp_path), Request("auto", "/etc/passwd"), []
+                runs_of(pool), await session_with_upload(tmp_path), LabelRequest("auto", "/etc/passwd"), []
             )
         with pytest.raises(ConfigError, match="No reference is named"):
-            await collect_reports(runs_of(pool), await session_with_upload(tmp_path), Request(" "), [])
+            await collect_reports(runs_of(pool), await session_with_upload(tmp_path), LabelRequest(" "), [])
         session = await session_with_upload(tmp_path)
         session.uploads_running = 1
         with pytest.raises(ConfigError, match="not complete yet"):
-            await collect_reports(runs_of(pool), session, Request("auto"), [])
+            await collect_reports(runs_of(pool), session, LabelRequest("auto"), [])
         assert len(pool.jobs) == 1
 
     asyncio.run(check())

@@ -56,8 +56,8 @@ def test_an_upload_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
 def test_results_have_an_address_that_nobody_can_guess(tmp_path: Path) -> None:
     async def check() -> None:
         sessions = Sessions(tmp_path, 2)
-        first, second = await sessions.of("one"), await sessions.of("other")
-        assert first is await sessions.of("one")
+        first, second = await sessions.session_of("one"), await sessions.session_of("other")
+        assert first is await sessions.session_of("one")
         assert first is not second
         folder = first.new_folder()
         (folder / "labels.csv").write_text("labels")
@@ -78,7 +78,7 @@ def test_results_have_an_address_that_nobody_can_guess(tmp_path: Path) -> None:
 def test_a_session_ends_with_its_run_and_its_files(tmp_path: Path) -> None:
     async def check() -> None:
         sessions = Sessions(tmp_path, 2)
-        session = await sessions.of("one")
+        session = await sessions.session_of("one")
         await session.receive("one.h5ad", upload_writer(b"1"))
         session.run = run = asyncio.create_task(asyncio.sleep(100))
         await asyncio.sleep(0)
@@ -113,7 +113,7 @@ def test_an_upload_that_ends_after_its_session_is_removed(tmp_path: Path) -> Non
 def test_running_uploads_and_results_count_towards_the_limit(tmp_path: Path) -> None:
     async def check() -> None:
         sessions = Sessions(tmp_path, 1)
-        first, second = await sessions.of("one"), await sessions.of("other")
+        first, second = await sessions.session_of("one"), await sessions.session_of("other")
 
         async def write(folder: Path) -> Path:
             for session in (first, second):
@@ -134,14 +134,14 @@ def test_running_uploads_and_results_count_towards_the_limit(tmp_path: Path) -> 
 def test_uploads_and_sessions_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def check() -> None:
         sessions = Sessions(tmp_path, 1)
-        first, second = await sessions.of("one"), await sessions.of("other")
+        first, second = await sessions.session_of("one"), await sessions.session_of("other")
         await first.receive("one.h5ad", upload_writer(b"1"))
         await sessions.check_room(first)
         with pytest.raises(Refusal, match="holds 1 upload already"):
             await sessions.check_room(second)
         monkeypatch.setattr(module, "MOST", 2)
         with pytest.raises(Refusal, match="2 pages are open"):
-            await sessions.of("third")
+            await sessions.session_of("third")
         # An open page keeps its session; an idle client loses its session to a new one.
         first.used -= 2 * module.IDLE
         sessions.connect("one")
@@ -151,7 +151,7 @@ def test_uploads_and_sessions_are_limited(tmp_path: Path, monkeypatch: pytest.Mo
         sessions.disconnect("one")
         first.used -= 2 * module.IDLE
         await sessions.check_room(second)
-        await sessions.of("third")
+        await sessions.session_of("third")
         assert files(tmp_path) == []
         await sessions.close_all()
         assert len(sessions) == 0

@@ -132,7 +132,7 @@ def test_uploads_are_received_limited_and_deleted(tmp_path: Path, monkeypatch: p
         assert (await client.delete("/upload", params=address)).status_code == 200
         assert session.upload is None
         # Two sessions may hold uploads.
-        other_sessions = [await sessions.of(key) for key in ("two", "three", "four")]
+        other_sessions = [await sessions.session_of(key) for key in ("two", "three", "four")]
         sent = [
             await client.post("/upload", params={"session": other.token}, content=b"cells") for other in other_sessions
         ]

@@ -26,7 +26,7 @@ def test_a_build_reports_each_step_and_is_pushed(run: Run, cells: AnnData, tmp_p
     assert ran.code == 0, ran.err
     output = ran.err
     assert "download (0." in output
-    assert "): reference: 200 cells of Learned; query: 100 cells of Asked.\n" in output
+    assert "): reference: 200 cells of ReferenceStudy; query: 100 cells of QueryStudy.\n" in output
     assert "Wrote" not in output
     ran = run(*arguments, "--push", "me/islets", "--endpoint", hub.endpoint)
     assert ran.code == 0, ran.err

@@ -52,7 +52,7 @@ def test_embedding_works_without_a_cache(query_file: Path, read_only_folder: Pat
 
 
 def test_a_pull_names_a_cache_that_cannot_be_written(read_only_folder: Path, tmp_path: Path, hub: LoopbackHub) -> None:
-    hub.put(REPO, sound())
+    hub.put(REPO, reference_files())
     ran = run_as_ordinary("pull", REPO, "--out", tmp_path / "out", "--endpoint", hub.endpoint, home=read_only_folder)
     assert_refused(
         ran, f"The cache cannot be written (Permission denied: {read_only_folder}/.cache). Free some space, or name"

@@ -183,7 +183,7 @@ def test_a_literal_graph_never_replaces_a_folder(run: Run, tmp_path: Path) -> No
 
 
 def test_list_names_a_reference_with_invalid_metrics(run: Run, hub: LoopbackHub, tmp_path: Path) -> None:
-    hub.put(REPO, listed(sound() | {"metrics.json": b"{}"}))
+    hub.put(REPO, listed(reference_files() | {"metrics.json": b"{}"}))
     Hub(hub.endpoint, cache_dir=tmp_path).snapshot(REPO, None, LAYOUT, required=())
     ran = run("list", "--offline", "--cache-dir", tmp_path)
     assert ran.code == 0

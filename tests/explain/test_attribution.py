@@ -33,10 +33,12 @@ def test_each_cell_has_its_own_attributions(fitted: FittedQuery, attributor: Gen
     scaled = attributor.front.scaled(fitted.logs[:6])
     other_labels = attributor.nearest_labels(scaled, 0)
     assert 0 not in other_labels
-    whole = attributor.attribute(scaled, 0, others=other_labels).values
-    turned = attributor.attribute(scaled[::-1], 0, others=other_labels).values[::-1]
+    whole = attributor.attribute(scaled, 0, baselines=other_labels).values
+    turned = attributor.attribute(scaled[::-1], 0, baselines=other_labels).values[::-1]
     np.testing.assert_allclose(whole, turned, atol=1e-9)
-    np.testing.assert_allclose(attributor.attribute(scaled[2:3], 0, others=other_labels).values, whole[2:3], atol=1e-9)
+    np.testing.assert_allclose(
+        attributor.attribute(scaled[2:3], 0, baselines=other_labels).values, whole[2:3], atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", ["fitted", "panel"])

@@ -104,7 +104,7 @@ def test_batches_that_were_chosen_automatically_are_named(annotated: Annotation)
 
 def test_without_missing_genes_there_is_nothing_to_impute(annotated: Annotation) -> None:
     text = genes(annotated)
-    assert (text.found, text.total, text.missing) == (1000, 1000, ())
+    assert (text.present, text.total, text.missing) == (1000, 1000, ())
     assert text.sentences == ("1000 of the reference's 1000 genes are in the query.",)
 
 

@@ -15,7 +15,7 @@ from spikgpt.service.worker import described, load, run_job, without_folder
 def test_a_job_is_labelled_in_its_folder(shipped: SpikGPT, h5ad: bytes, expected: Annotation, tmp_path: Path) -> None:
     (tmp_path / UPLOAD).write_bytes(h5ad)
     before = Path.cwd()
-    job = Job(folder=str(tmp_path), model="pancreas", options={"progress": False}, media=CSV)
+    job = LabelJob(folder=str(tmp_path), model="pancreas", options={"progress": False}, media=CSV)
     done = run_job(job, {"pancreas": shipped}, 120)
     assert isinstance(done, Done)
     assert done.cells == 120

@@ -53,7 +53,7 @@ def test_cells_come_back_as_they_were(chunks: list[AlignedCells], tmp_path: Path
         cached, expected_cells = joined(list(back)), joined(chunks)
         assert (cached.values != expected_cells.values).nnz == 0
         np.testing.assert_array_equal(cached.totals, expected_cells.totals)
-        np.testing.assert_array_equal(cached.found, expected_cells.found)
+        np.testing.assert_array_equal(cached.genes_present, expected_cells.genes_present)
         assert cached.kind == expected_cells.kind
     for rows, expected in (([49], [0]), ([50, 99], [50]), ([0, 119], [0, 100]), ([], [])):
         assert [start for start, _ in cache.chunks(np.array(rows, dtype=np.int64))] == expected

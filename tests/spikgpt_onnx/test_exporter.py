@@ -47,8 +47,8 @@ def test_every_precision_passes_the_parity_check_and_is_reported(small: Referenc
         onnx.checker.check_model(onnx.load(tmp_path / "out" / name), full_check=True)
     assert read_reference(tmp_path / "out").labels == small.labels
     exported = read_reference(tmp_path / "out")
-    same = {name: f"equals the graph of the weights, byte for byte; {report}" for name, report in reports.items()}
-    assert verify_graphs(exported, torch_engine(exported)) == same
+    checks = {name: f"equals the graph of the weights, byte for byte; {report}" for name, report in reports.items()}
+    assert verify_graphs(exported, torch_engine(exported)) == checks
 
 
 def test_graph_metadata_match_the_reference(small: Reference, graph_folder: Path) -> None:

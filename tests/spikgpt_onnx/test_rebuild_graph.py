@@ -112,12 +112,12 @@ def test_a_graph_with_a_backdoor_is_never_run(graph_folder: Path, few: AnnData) 
     assert changed_outputs["probabilities"][1, 0] == 1 != right_outputs["probabilities"][1, 0]
 
     with pytest.raises(DamagedReference, match=r"is not the graph that spikgpt .* makes of these weights"):
-        SpikGPT(read_reference(forged))
-    # One that says that another version made it is not run either: what this version makes is.
-    forged = changed(forged, metadata(spikgpt_version="0.4.0"))
-    result = rebuild_graph(read_reference(forged), GRAPH)
+        SpikGPT(read_reference(altered))
+    # A graph that states another version is not run either; the rebuilt graph is run instead.
+    altered = changed(altered, metadata(spikgpt_version="0.4.0"))
+    result = rebuild_graph(read_reference(altered), GRAPH)
     assert "made by spikgpt 0.4.0, and differs" in result.mismatch
-    np.testing.assert_array_equal(Session(result.content).run(inputs)["probabilities"], honest["probabilities"])
+    np.testing.assert_array_equal(Session(result.content).run(inputs)["probabilities"], right_outputs["probabilities"])
 
 
 def test_extra_bytes_in_a_graph_are_refused(graph_folder: Path) -> None:
@@ -136,7 +136,7 @@ def on_scgpt(cells: AnnData, brief: None, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_graphs_of_scgpt_are_held_against_the_checkpoint(on_scgpt: Path, tmp_path: Path) -> None:
+def test_graphs_of_scgpt_are_compared_with_the_checkpoint(on_scgpt: Path, tmp_path: Path) -> None:
     same = "equals the graph of the weights, byte for byte"
     alone = verify(on_scgpt).checks
     assert sum(f"onnx/model.onnx {same}" in check for check in alone) == 1
