@@ -1,7 +1,7 @@
 """Check the structure of the sources: ``python -m tests.structure``.
 
-The checks cover sizes, imports between folders, heavy packages, test files and public names. The output has one line
-for each finding. The exit code is 1 when there are findings.
+The checks cover sizes, imports between folders, heavy packages, test files, names and the wording of texts. The output
+has one line for each finding. The exit code is 1 if there are findings.
 """
 
 from __future__ import annotations
@@ -22,9 +22,16 @@ PACKAGES = {
     "spikgpt_recipes": ROOT / "hub_cards" / "spikgpt_recipes",
 }
 SOURCES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.py"))
+# All Python files of the repository: the tests, benchmarks and examples too.
+PYTHON_FILES = sorted(
+    path
+    for name in ("spikgpt", "export", "hub_cards", "benchmarks", "docs", "examples", "tests")
+    for path in (ROOT / name).rglob("*.py")
+    if "node_modules" not in path.parts
+)
 FOLDERS = sorted({path.parent for path in SOURCES})
-# The floors of spikgpt/, lowest first. What stands on one imports lower ones, and its own floor only further left.
-HOUSE = (
+# The layers of spikgpt/, lowest first. A module imports lower layers, and the modules left of it in its own layer.
+LAYERS = (
     "constants errors types version imports arguments files sampling kernels threads tables",
     "options scoring cells",
     "embedding reference scgpt",
@@ -32,9 +39,9 @@ HOUSE = (
     "training pl sharing testing",
     "api choice service app cli",
 )
-# In any other folder: the longest chain of modules that import one another.
-FLOORS = 6
-# Where each of these may be imported at module level. Everywhere else it is not there, or comes on use.
+# Longest chain of imports between the modules of any other folder.
+LONGEST_CHAIN = 6
+# Heavy packages, and the files that may import each of them at module level. Other files import them inside functions.
 HEAVY = {
     "torch": (
         "spikgpt/engines/scgpt/",
@@ -55,12 +62,17 @@ HEAVY = {
     ),
 }
 # Docstrings, messages and comments start with their subject, not with one of these words.
-RIDDLES = ("What ", "Whether ", "That ", "Of ", "Where ", "How ")
+VAGUE_OPENINGS = ("What ", "Whether ", "That ", "Of ", "Where ", "How ")
+# Names that do not tell a reader what they hold.
+VAGUE_NAMES = frozenset(
+    ("asked", "begun", "doing", "found", "here", "of", "one", "others", "place", "places", "room_for", "said", "take")
+    + ("there", "told", "tried", "what")
+)
 # Source files without a test file of their own, and why.
 UNTESTED = {
     "spikgpt/constants.py": "only numbers, which the tests of the modules that use them check",
     "spikgpt/types.py": "only names",
-    "spikgpt/embedding/base.py": "only protocols, which the tests of what fulfils them use",
+    "spikgpt/embedding/base.py": "only protocols, which the tests of their implementations use",
     "spikgpt/version.py": "one line, which tests of the command line see",
     "spikgpt/service/messages.py": "only fields, which the tests of the workers send",
     "spikgpt/engines/contract.py": "only names, which the tests of the graphs use",
@@ -72,11 +84,11 @@ Documented = Function | ast.ClassDef | ast.Module
 CHECKS: list[Callable[[], list[str]]] = []
 
 
-def named(path: Path) -> str:
+def relative_name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def once(check: Callable[[], None]) -> Callable[[], None]:
+def check_repository(check: Callable[[], None]) -> Callable[[], None]:
     """Register a check of the whole repository."""
 
     def findings() -> list[str]:
@@ -90,18 +102,18 @@ def once(check: Callable[[], None]) -> Callable[[], None]:
     return check
 
 
-def each(paths: Sequence[Path]) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
+def check_each(paths: Sequence[Path]) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
     """Register a check of each path."""
 
     def register(check: Callable[[Path], None]) -> Callable[[Path], None]:
         def findings() -> list[str]:
-            wrong = []
+            failures = []
             for path in paths:
                 try:
                     check(path)
                 except AssertionError as error:
-                    wrong.append(f"{named(path)}: {check.__name__}: {error}")
-            return wrong
+                    failures.append(f"{relative_name(path)}: {check.__name__}: {error}")
+            return failures
 
         CHECKS.append(findings)
         return check
@@ -109,8 +121,9 @@ def each(paths: Sequence[Path]) -> Callable[[Callable[[Path], None]], Callable[[
     return register
 
 
-each_source = each(SOURCES)
-each_folder = each([folder for folder in FOLDERS if folder != PACKAGES["spikgpt"]])
+each_source = check_each(SOURCES)
+each_python_file = check_each(PYTHON_FILES)
+each_folder = check_each([folder for folder in FOLDERS if folder != PACKAGES["spikgpt"]])
 
 
 @cache
@@ -119,7 +132,7 @@ def tree(path: Path) -> ast.Module:
 
 
 def functions(node: ast.AST) -> Iterator[Function]:
-    """Give the outermost functions, methods among them; a function counts with all that is nested in it."""
+    """Yield the outermost functions and methods; nested functions count as part of the outer function."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, Function):
             yield child
@@ -135,13 +148,23 @@ def docstring_lines(node: ast.AST) -> int:
 
 
 def assigned(node: ast.stmt) -> list[str]:
-    """Return the names that a statement of a module gives a value."""
+    """Return the names that a statement assigns."""
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
     return [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
 
 
+def named_by(node: ast.AST) -> list[str]:
+    """Return the names of the variable, attribute, parameter, function or class that a node defines."""
+    match node:
+        case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()) | ast.arg(arg=name):
+            return [name]
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            return [name]
+    return []
+
+
 def imported(node: ast.AST, path: Path) -> list[str]:
-    """Return what an import names, in full and with each name that it takes; relative ones too."""
+    """Return the full names of all modules and objects that an import statement imports."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if not isinstance(node, ast.ImportFrom):
@@ -189,40 +212,40 @@ def public_functions_name_their_keywords(path: Path) -> None:
 
 
 def imports_within(folder: Path) -> dict[str, set[str]]:
-    """Return which children of a folder import which; a subfolder is one, and imports inside functions count."""
+    """Return the children of a folder that each child imports; imports inside functions count."""
     prefix = module_of(folder / "__init__.py") + "."
     graph: dict[str, set[str]] = {}
     for path in folder.rglob("*.py"):
         node = path.relative_to(folder).parts[0].removesuffix(".py")
-        names = [name for found in ast.walk(tree(path)) for name in imported(found, path)]
+        names = [name for part in ast.walk(tree(path)) for name in imported(part, path)]
         below = {name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)}
-        modules = {one for one in below if Path(folder, one).is_dir() or Path(folder, f"{one}.py").is_file()}
-        # Other names are those of the folder's __init__.py.
+        modules = {name for name in below if Path(folder, name).is_dir() or Path(folder, f"{name}.py").is_file()}
+        # The remaining names are defined in the folder's __init__.py.
         below = modules | ({"__init__"} if below > modules else set())
         graph.setdefault(node, set()).update(below - {node})
     return graph
 
 
-@once
-def the_house_has_six_floors() -> None:
-    order = [*" ".join(HOUSE).split(), "__init__"]
+@check_repository
+def imports_go_to_lower_layers() -> None:
+    order = [*" ".join(LAYERS).split(), "__init__"]
     graph = imports_within(PACKAGES["spikgpt"])
-    assert set(graph) <= set(order), f"{set(graph) - set(order)} needs a place in HOUSE"
-    upward = {(node, one) for node in graph for one in graph[node] if order.index(one) > order.index(node)}
-    assert not upward, f"imports of higher floors: {sorted(upward)}"
+    assert set(graph) <= set(order), f"{set(graph) - set(order)} must be listed in LAYERS"
+    upward = {(node, other) for node in graph for other in graph[node] if order.index(other) > order.index(node)}
+    assert not upward, f"imports of higher layers: {sorted(upward)}"
 
 
 @each_folder
-def folders_have_six_floors_at_most(folder: Path) -> None:
-    graph, floors = imports_within(folder), dict[str, int]()
+def chains_of_imports_are_short(folder: Path) -> None:
+    graph, depth = imports_within(folder), dict[str, int]()
     try:
         for node in TopologicalSorter(graph).static_order():
-            floors[node] = 1 + max((floors[one] for one in graph.get(node, ())), default=0)
+            depth[node] = 1 + max((depth[child] for child in graph.get(node, ())), default=0)
     except CycleError as error:
         msg = f"imports go in a circle: {' <- '.join(error.args[1])}"
         raise AssertionError(msg) from error
-    highest = max(floors, key=lambda node: floors[node])
-    assert floors[highest] <= FLOORS, f"{highest} stands on floor {floors[highest]}"
+    highest = max(depth, key=lambda node: depth[node])
+    assert depth[highest] <= LONGEST_CHAIN, f"{highest} ends a chain of {depth[highest]} imports"
 
 
 @each_source
@@ -232,36 +255,36 @@ def a_test_file_mirrors_each_source_file(path: Path) -> None:
     parts = path.relative_to(ROOT).parts
     # tests/cells/test_align.py for spikgpt/cells/align.py; tests/spikgpt_onnx/ for export/spikgpt_onnx/.
     test = Path(ROOT, "tests", *parts[1:-1], f"test_{parts[-1]}")
-    there, excepted = test.is_file(), named(path) in UNTESTED
-    assert there or excepted, f"{named(test)} is missing"
-    assert not (there and excepted), f"{named(path)} has a test and needs no exception"
+    exists, excepted = test.is_file(), relative_name(path) in UNTESTED
+    assert exists or excepted, f"{relative_name(test)} is missing"
+    assert not (exists and excepted), f"{relative_name(path)} has a test and needs no exception"
 
 
 @each_source
-def shared_names_have_one_home(path: Path) -> None:
+def shared_names_are_defined_once(path: Path) -> None:
     home = PACKAGES["spikgpt"] / "types.py"
     shared = {name for node in tree(home).body for name in assigned(node)} | {"NetworkOutput", "InputReport"}
-    # A number that six modules mean six things by.
+    # Six modules once had a constant of this name, each with another meaning.
     shared.add("MINIMUM_CELLS")
-    found = {name for node in tree(path).body for name in assigned(node)}
-    found |= {node.name for node in tree(path).body if isinstance(node, ast.ClassDef)}
-    assert path == home or not found & shared, f"{found & shared} belong to {named(home)}"
+    defined = {name for node in tree(path).body for name in assigned(node)}
+    defined |= {node.name for node in tree(path).body if isinstance(node, ast.ClassDef)}
+    assert path == home or not defined & shared, f"{defined & shared} belong to {relative_name(home)}"
 
 
 @each_source
-def what_is_listed_as_public_is_there(path: Path) -> None:
+def public_names_are_defined(path: Path) -> None:
     values = {name: node for node in tree(path).body for name in assigned(node)}
     listed = getattr(values.get("__all__"), "value", None)
     if not isinstance(listed, ast.List | ast.Tuple):
-        return  # none, or made of the stub, which a test of the public names reads
+        return  # no list, or a list from the stub, which tests/test_exported_members.py checks
     names = ast.literal_eval(listed)
-    there = set(values) | {getattr(node, "name", "") for node in tree(path).body}
-    there |= {alias.asname or alias.name for node in tree(path).body for alias in getattr(node, "names", ())}
+    defined = set(values) | {getattr(node, "name", "") for node in tree(path).body}
+    defined |= {alias.asname or alias.name for node in tree(path).body for alias in getattr(node, "names", ())}
     assert len(names) == len(set(names)), "__all__ lists a name twice"
-    assert set(names) <= there, f"__all__ lists {set(names) - there}"
+    assert set(names) <= defined, f"__all__ lists {set(names) - defined}, which the module does not define"
 
 
-@once
+@check_repository
 def the_stub_lists_what_it_imports() -> None:
     stub = ast.parse((PACKAGES["spikgpt"] / "__init__.pyi").read_text()).body
     names = next(ast.literal_eval(node.value) for node in stub if isinstance(node, ast.Assign))
@@ -269,14 +292,14 @@ def the_stub_lists_what_it_imports() -> None:
     assert names == imports, f"{names} are listed, {imports} imported"
 
 
-@once
+@check_repository
 def the_entry_point_stays_small() -> None:
     lines = len((PACKAGES["spikgpt"] / "__init__.py").read_text().splitlines())
     assert lines <= 15, f"{lines} lines; at most 15"
 
 
 @each_source
-def heavy_packages_are_imported_where_they_may(path: Path) -> None:
+def heavy_packages_are_imported_inside_functions(path: Path) -> None:
     functions_inside = {inner for node in functions(tree(path)) for inner in ast.walk(node)}
     for_checkers = {
         inner
@@ -285,9 +308,9 @@ def heavy_packages_are_imported_where_they_may(path: Path) -> None:
         for inner in ast.walk(node)
     }
     nodes = (node for node in ast.walk(tree(path)) if node not in functions_inside and node not in for_checkers)
-    found = {name.split(".")[0] for node in nodes for name in imported(node, path)}
-    wrong = [name for name in found & HEAVY.keys() if not named(path).startswith(HEAVY[name])]
-    assert not wrong, f"{wrong} at module level"
+    packages = {name.split(".")[0] for node in nodes for name in imported(node, path)}
+    misplaced = [name for name in packages & HEAVY.keys() if not relative_name(path).startswith(HEAVY[name])]
+    assert not misplaced, f"{misplaced} imported at module level"
 
 
 @each_source
@@ -303,31 +326,49 @@ def texts_open_with_their_subject(path: Path) -> None:
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if line.strip().startswith("# ")
     ]
-    wrong = [f"line {number}: {text[:40]}" for number, text in texts if text.startswith(RIDDLES)]
-    assert not wrong, wrong
+    vague = [f"line {number}: {text[:40]}" for number, text in texts if text.startswith(VAGUE_OPENINGS)]
+    assert not vague, vague
 
 
-@once
-def no_committed_text_names_places_of_one_machine() -> None:
+@each_python_file
+def names_tell_the_content(path: Path) -> None:
+    vague = {name for node in ast.walk(tree(path)) for name in named_by(node) if name.strip("_") in VAGUE_NAMES}
+    assert not vague, f"{sorted(vague)} do not tell what they hold"
+
+
+@check_repository
+def class_names_are_unique() -> None:
+    files: dict[str, list[str]] = {}
+    for path in PYTHON_FILES:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ClassDef):
+                files.setdefault(node.name, []).append(relative_name(path))
+    repeated = {name: paths for name, paths in files.items() if len(paths) > 1}
+    assert not repeated, f"several classes have the same name: {repeated}"
+
+
+@check_repository
+def committed_texts_contain_no_absolute_paths() -> None:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
     if listed.returncode:
         return  # not a git checkout
-    wrong = []
+    with_paths = []
     for name in listed.stdout.decode().split("\0")[:-1]:
         content = (ROOT / name).read_bytes() if (ROOT / name).is_file() and not name.startswith("tests/") else b""
         if b"\0" not in content and re.search(rb"(?<![\w.~:/-])/(work|tmp|root|home)\b", content):
-            wrong.append(name)
-    assert not wrong, wrong
+            with_paths.append(name)
+    assert not with_paths, with_paths
 
 
-@once
-def no_text_tells_to_install_this_package_from_a_registry() -> None:
+@check_repository
+def no_text_installs_this_package_from_a_registry() -> None:
     folders = [ROOT / name for name in ("spikgpt", "export", "docs", "examples", "benchmarks", "hub_cards")]
     files = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".md", ".yaml")]
     assert len(files) > 200, f"only {len(files)} files to read"
     command = re.compile(r"pip install[^`#\n]*[ '\"]spikgpt\b")
-    wrong = [named(path) for path in (*files, ROOT / "README.md") if command.search(path.read_text(encoding="utf-8"))]
-    assert not wrong, wrong
+    files.append(ROOT / "README.md")
+    with_command = [relative_name(path) for path in files if command.search(path.read_text(encoding="utf-8"))]
+    assert not with_command, with_command
 
 
 def main() -> int:

@@ -69,7 +69,7 @@ def write_report(
     rows, folder = [row for task in tasks for row in build_rows(task, methods, runs)], plan.folder
     pictures: list[Picture] = []
     for task in tasks:
-        pictures += draw_pictures(task, [row for row in rows if row.task == task.name], runs, folder / "places")
+        pictures += draw_pictures(task, [row for row in rows if row.task == task.name], runs, folder / "positions")
     with replacing(folder / "figures") as temporary:
         temporary.mkdir()
         for picture in pictures:

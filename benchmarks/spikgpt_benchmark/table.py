@@ -65,7 +65,7 @@ class ResultRow:
         F1 of each type, mean over seeds.
     rival, p
         The best other method by accuracy, and the p-value of a paired test against it.
-    places
+    ranks
         For each ranked figure: first, within one standard error of first, or empty.
     """
 
@@ -84,7 +84,7 @@ class ResultRow:
     versions: dict[str, str] = field(default_factory=dict)
     rival: str = ""
     p: float | None = None
-    places: dict[str, str] = field(default_factory=dict)
+    ranks: dict[str, str] = field(default_factory=dict)
 
     def is_ranked_by(self, figure: str) -> bool:
         """Return True if the method takes part in the ranking by a figure."""
@@ -146,7 +146,7 @@ def _rank(row: ResultRow, rows: Sequence[ResultRow]) -> ResultRow:
         best = max((other for other in rows if other.is_ranked_by(name)), key=lambda other: other.means[name])
         behind = best.means[name] - row.means[name]
         ranks[name] = FIRST if behind <= 0 else NEAR if behind <= best.errors.get(name, 0.0) else ""
-    return replace(row, places=ranks)
+    return replace(row, ranks=ranks)
 
 
 def _compare_with_rival(
@@ -222,7 +222,7 @@ def as_frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
             line |= {name: mean, f"{name}_sd": row.spreads[name]}
         line |= {f"{name}_se": error for name, error in row.errors.items()}
         line |= {f"f1: {label}": score for label, score in row.per_label.items()}
-        line |= {f"{name}_place": rank for name, rank in row.places.items()}
+        line |= {f"{name}_place": rank for name, rank in row.ranks.items()}
         lines.append(line | {"best_other": row.rival, "p": row.p, "versions": _versions(row), "note": row.note})
     return pd.DataFrame(lines)
 
@@ -285,7 +285,7 @@ def _cell(row: ResultRow, name: str, form: str) -> str:
         text += f" ± {form.format(row.spreads[name])}"
     if name == "open_set_accuracy" and not row.rejects:
         return f"({text})"
-    rank = row.places.get(name, "")
+    rank = row.ranks.get(name, "")
     return f"**{text}**" if rank == FIRST else f"{text} ≈" if rank == NEAR else text
 
 

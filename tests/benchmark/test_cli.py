@@ -42,8 +42,8 @@ def files(cells: AnnData, few: AnnData, tmp_path: Path, monkeypatch: pytest.Monk
     query = written(few[:, :2000].copy(), tmp_path / "islets.h5ad")
     task = BenchmarkTask.from_files(reference, query, "cell_type")
     # A UMAP takes long and has its own test.
-    (tmp_path / "out" / "places").mkdir(parents=True)
-    np.save(tmp_path / "out" / "places" / f"{task.digest}.npy", np.random.default_rng(0).normal(size=(few.n_obs, 2)))
+    (tmp_path / "out" / "positions").mkdir(parents=True)
+    np.save(tmp_path / "out" / "positions" / f"{task.digest}.npy", np.random.default_rng(0).normal(size=(few.n_obs, 2)))
     flags = ["--reference", reference, "--query", query, "--label-key", "cell_type", "--threads", 1]
     return ["benchmark", *flags, "--out", tmp_path / "out"]
 

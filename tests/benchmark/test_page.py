@@ -44,8 +44,8 @@ def folder(task: BenchmarkTask, tmp_path_factory: pytest.TempPathFactory) -> Pat
         BenchmarkRun(task.name, "gone", 0, "failed: RuntimeError: a < b & c"),
     ]
     # A UMAP takes long and has its own test.
-    (folder / "places").mkdir()
-    np.save(folder / "places" / f"{task.digest}.npy", np.random.default_rng(0).normal(size=(task.query.n_obs, 2)))
+    (folder / "positions").mkdir()
+    np.save(folder / "positions" / f"{task.digest}.npy", np.random.default_rng(0).normal(size=(task.query.n_obs, 2)))
     rows = write_report([task], methods, runs, BenchmarkPlan(folder))
     assert [row.method for row in rows] == ["nearest", "<majority>", "gone"]
     return folder

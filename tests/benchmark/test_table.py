@@ -71,11 +71,11 @@ def test_figures_are_means_over_seeds_and_rows_go_by_accuracy(task: BenchmarkTas
 
 def test_the_first_method_and_methods_near_it_are_marked(task: BenchmarkTask, runs: list[BenchmarkRun]) -> None:
     rows = by_name(build_rows(task, METHODS, runs))
-    assert [rows[name].places["accuracy"] for name in ("good", "near", "bad")] == [FIRST, NEAR, ""]
+    assert [rows[name].ranks["accuracy"] for name in ("good", "near", "bad")] == [FIRST, NEAR, ""]
     # A method that cannot reject cells is not ranked by the open-set accuracy.
-    assert rows["good"].places["open_set_accuracy"] == FIRST
-    assert "open_set_accuracy" not in rows["near"].places
-    assert rows["bad"].places["auroc_unseen"] == FIRST
+    assert rows["good"].ranks["open_set_accuracy"] == FIRST
+    assert "open_set_accuracy" not in rows["near"].ranks
+    assert rows["bad"].ranks["auroc_unseen"] == FIRST
 
 
 def test_the_best_other_method_has_another_module(task: BenchmarkTask, runs: list[BenchmarkRun]) -> None:

@@ -41,11 +41,11 @@ def test_gradient_equals_finite_differences(name: str, request: pytest.FixtureRe
 
 
 def test_an_embedding_without_genes_is_refused(fitted: FittedQuery) -> None:
-    class Engine:
+    class EngineWithoutGenes:
         class embedding:
             kind = "obsm:X_scVI"
 
-    query = replace(fitted, engine=cast("Any", Engine()))
+    query = replace(fitted, engine=cast("Any", EngineWithoutGenes()))
     with pytest.raises(ConfigError, match=r"reads the embedding obsm:X_scVI; expected a reference that reads genes"):
         GeneFront.from_query(query)
 

@@ -73,7 +73,7 @@ class LoopbackHub(Store):
         self.faults: tuple[Fault, ...] = ()
         # Function that changes the answer to a request, such as "GET /api/models/org/name".
         self.forge: Callable[[str, HubAnswer], HubAnswer] = lambda request, answer: answer
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"hub": self}))
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_HubHandler,), {"hub": self}))
 
     @property
     def endpoint(self) -> str:
@@ -123,7 +123,7 @@ class _Refused(Exception):
             self.headers["Retry-After"] = "1"
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _HubHandler(BaseHTTPRequestHandler):
     """Handler of one request. Every route is a line of ``ROUTES``; a route that returns None has sent its answer."""
 
     hub: LoopbackHub
@@ -378,20 +378,20 @@ class _Handler(BaseHTTPRequestHandler):
 
 NAME = r"([\w.-]+/[\w.-]+)"
 ROUTES: list[tuple[tuple[str, ...], str, Callable[..., Any]]] = [
-    (("GET",), r"/api/whoami-v2", _Handler.who),
-    (("POST",), r"/api/repos/create", _Handler.create),
-    (("POST",), r"/api/validate-yaml", _Handler.validate_yaml),
-    (("GET",), r"/api/models", _Handler.models),
-    (("GET",), rf"/api/models/{NAME}(?:/revision/(.+))?", _Handler.model),
-    (("GET",), rf"/api/models/{NAME}/tree/([^/]+|refs/pr/\d+)", _Handler.tree),
-    (("GET",), rf"/api/models/{NAME}/refs", _Handler.refs),
-    (("POST",), rf"/api/models/{NAME}/branch/(.+)", _Handler.branch),
-    (("POST",), rf"/api/models/{NAME}/tag/(.+)", _Handler.tag),
-    (("POST",), rf"/api/models/{NAME}/preupload/(.+)", _Handler.preupload),
-    (("POST",), rf"/{NAME}\.git/info/lfs/objects/batch", _Handler.batch),
-    (("PUT",), r"/lfs/([0-9a-f]{64})", _Handler.upload),
-    (("POST",), r"/lfs/verify", _Handler.verify),
-    (("POST",), rf"/api/models/{NAME}/commit/(.+)", _Handler.commit),
-    (("GET", "HEAD"), rf"/{NAME}/resolve/(refs/pr/\d+|[^/]+)/(.+)", _Handler.resolve),
-    (("GET", "HEAD"), r"/cdn/([0-9a-f]{64})/.*", _Handler.cdn),
+    (("GET",), r"/api/whoami-v2", _HubHandler.who),
+    (("POST",), r"/api/repos/create", _HubHandler.create),
+    (("POST",), r"/api/validate-yaml", _HubHandler.validate_yaml),
+    (("GET",), r"/api/models", _HubHandler.models),
+    (("GET",), rf"/api/models/{NAME}(?:/revision/(.+))?", _HubHandler.model),
+    (("GET",), rf"/api/models/{NAME}/tree/([^/]+|refs/pr/\d+)", _HubHandler.tree),
+    (("GET",), rf"/api/models/{NAME}/refs", _HubHandler.refs),
+    (("POST",), rf"/api/models/{NAME}/branch/(.+)", _HubHandler.branch),
+    (("POST",), rf"/api/models/{NAME}/tag/(.+)", _HubHandler.tag),
+    (("POST",), rf"/api/models/{NAME}/preupload/(.+)", _HubHandler.preupload),
+    (("POST",), rf"/{NAME}\.git/info/lfs/objects/batch", _HubHandler.batch),
+    (("PUT",), r"/lfs/([0-9a-f]{64})", _HubHandler.upload),
+    (("POST",), r"/lfs/verify", _HubHandler.verify),
+    (("POST",), rf"/api/models/{NAME}/commit/(.+)", _HubHandler.commit),
+    (("GET", "HEAD"), rf"/{NAME}/resolve/(refs/pr/\d+|[^/]+)/(.+)", _HubHandler.resolve),
+    (("GET", "HEAD"), r"/cdn/([0-9a-f]{64})/.*", _HubHandler.cdn),
 ]

@@ -33,7 +33,7 @@ class FileServer:
         self.faults: list[int | str] = []
         self.requests: list[tuple[str, str]] = []
         self.version = '"1"'
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"files": self}))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_FileHandler,), {"files": self}))
         self._server.daemon_threads = True
 
     @property
@@ -49,7 +49,7 @@ class FileServer:
         self._server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _FileHandler(BaseHTTPRequestHandler):
     files: FileServer
 
     def log_message(self, *_: Any) -> None:
