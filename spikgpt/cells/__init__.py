@@ -1,1 +1,1 @@
-"""Cells in: from AnnData, h5ad, zarr and 10x files to linear values of a reference's genes."""
+"""Read cells from AnnData and from h5ad, zarr, 10x and text files as linear values of a reference's genes."""

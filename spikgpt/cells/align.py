@@ -1,4 +1,4 @@
-"""Align cells to the genes of a reference."""
+"""Arrange the expression values of cells by the genes of a reference."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from spikgpt.kernels import compiled
 from spikgpt.threads import in_order
 from spikgpt.types import Bools, Floats, Integers, Rows, Scale
 
-# Cells read at a time.
+# Number of cells that are read at a time.
 CHUNK = 1024
 
 
@@ -27,11 +27,12 @@ CHUNK = 1024
 class AlignedCells:
     """Linear values of n cells for the G genes of a reference.
 
-    The result is the same, to the bit, for any order and naming of the genes and any storage of the matrix.
-    ``values``, shape (n, G), float32, indices sorted, are counts, or linear values where the query holds no counts;
-    ``totals``, shape (n,), are the sums over all the query's genes. ``genes_present``, shape (G,), marks
-    the genes that the query has. ``kind`` is ``counts``, ``linear``, ``log`` or ``embedding``. ``other_genes`` are the
-    indices of further genes among those that a reference knows beside its own; their columns are the last of the G.
+    The values are the same to the last bit for any order and naming of the query's genes and any storage of its matrix.
+    ``values``, shape (n, G), float32, are counts, or counts times a factor per cell if the query has no counts. The
+    column indices are sorted. ``totals``, shape (n,), are the sums over all genes of the query. ``genes_present``,
+    shape (G,), is True for the genes that the query has. ``kind`` is the unit in which the query stores its values:
+    ``counts``, ``linear`` or ``log``; it is ``embedding`` for embedding vectors. ``other_genes`` are indices of the
+    reference's further genes, from which missing genes are imputed. The values of these genes are the last columns.
     """
 
     values: sparse.csr_matrix
@@ -42,21 +43,21 @@ class AlignedCells:
 
     @property
     def empty(self) -> Bools:
-        """Mark the cells with a total of 0, shape (n,)."""
+        """Return True for the cells with a total of 0, shape (n,)."""
         return np.asarray(self.totals == 0)
 
     def part(self, cells: slice | npt.NDArray[Any]) -> AlignedCells:
-        """Select cells by a slice, a mask or their indices."""
+        """Return the cells chosen by a slice, a mask or indices."""
         return replace(self, values=self.values[cells], totals=self.totals[cells])
 
     def only(self, kept: Bools) -> AlignedCells:
-        """Return the same cells with the counts of all but the ``kept`` cells removed; ``kept`` has shape (n,)."""
+        """Return all n cells, with the values of a cell set to 0 where ``kept``, shape (n,), is False."""
         values = sparse.csr_matrix(self.values.multiply(kept[:, None]).astype(self.values.dtype))
         values.eliminate_zeros()
         return replace(self, values=values, totals=np.where(kept, self.totals, 0.0))
 
     def select(self, cells: Integers, genes: Integers | None = None) -> AlignedCells:
-        """Select cells and genes by their indices, ascending; by default every gene."""
+        """Return the cells and genes with the given ascending indices; ``genes`` None returns every gene."""
         part = self.part(cells)
         if genes is None:
             return part
@@ -64,25 +65,28 @@ class AlignedCells:
 
     @classmethod
     def from_vectors(cls, vectors: Floats, empty: Bools) -> Self:
-        """Hold vectors, shape (n, dim), in place of genes; ``empty``, shape (n,), marks cells without a vector."""
+        """Store embedding vectors, shape (n, dim), in ``values``.
+
+        ``empty``, shape (n,), is True for cells without a vector.
+        """
         totals = np.where(empty, 0.0, 1.0)
         return cls(sparse.csr_matrix(vectors), totals, np.ones(vectors.shape[1], dtype=bool), "embedding")
 
     @property
     def vectors(self) -> npt.NDArray[np.float64]:
-        """Return the vectors, shape (n, dim), of cells from :meth:`from_vectors`."""
+        """Return the embedding vectors, shape (n, dim), that :meth:`from_vectors` stored."""
         return np.asarray(self.values.toarray(), dtype=np.float64)
 
 
 @dataclass(frozen=True)
 class CellsOnDemand:
-    """Cells of an expression that are read when they are selected."""
+    """Cells of a query whose values are read from the matrix only when the cells are selected."""
 
     expression: Expression
     match: GeneMatch
 
     def select(self, cells: Integers, genes: Integers | None = None) -> AlignedCells:
-        """Read cells and genes by their indices, ascending; by default every gene."""
+        """Read the cells and genes with the given ascending indices; ``genes`` None reads every gene."""
         match = self.match if genes is None else self.match.part(genes)
         return joined(list(aligned_chunks(self.expression.part(cells), match)))
 
@@ -95,14 +99,14 @@ def aligned_chunks(
     rows: range | None = None,
     threads: int = 1,
 ) -> Iterator[AlignedCells]:
-    """Yield cells with the genes of a reference; genes that the query lacks are 0.
+    """Yield cells in chunks, with values of the reference's genes; genes that the query lacks are 0.
 
     Parameters
     ----------
     chunk_size
-        Cells of a chunk; default: 1024.
+        Number of cells in a chunk; default: 1024.
     rows
-        Range of consecutive rows; by default all cells.
+        Range of consecutive rows to read; by default all cells.
     threads
         Number of chunks that compiled code aligns at the same time; the calling thread reads the chunks.
     """
@@ -122,7 +126,7 @@ def aligned_chunks(
 
 
 def _aligned_by_scipy(expression: Expression, match: GeneMatch, start: int, stop: int) -> AlignedCells:
-    """Return the cells from ``start`` to before ``stop`` with the genes of a reference."""
+    """Return the cells ``start`` to ``stop`` (excluded) with values of the reference's genes, without compiled code."""
     linear = expression.linear(start, stop)
     values = sparse.csr_matrix((linear @ match.selection).astype(np.float32))
     values.eliminate_zeros()
@@ -132,9 +136,10 @@ def _aligned_by_scipy(expression: Expression, match: GeneMatch, start: int, stop
 
 @dataclass(frozen=True)
 class _CompiledAligner:
-    """Aligns chunks of cells in compiled code. Stored values are plain, or logarithms, which are inverted.
+    """Aligner of chunks of cells in compiled code.
 
-    ``lookup``, shape (columns,), is that of :func:`spikgpt.kernels.aligned.lookup_table`.
+    The stored values must be linear values or logarithms to one base. Logarithms are turned into linear values first.
+    ``lookup``, shape (columns,), is the result of :func:`spikgpt.kernels.aligned.lookup_table`.
     """
 
     kernel: Any
@@ -144,7 +149,7 @@ class _CompiledAligner:
 
     @classmethod
     def from_match(cls, expression: Expression, match: GeneMatch) -> _CompiledAligner | None:
-        """Return the aligner, or None where SciPy is to be used: for few cells, mixed values or repeated columns."""
+        """Return the aligner; None if SciPy has to align: for few cells, mixed units, repeated or chosen columns."""
         content, selection = expression.content, match.selection.tocoo()
         plain = content.inverse is None and (content.kind == "log") == (content.log_base is not None)
         each_once = len(np.unique(selection.row)) == len(selection.row) and (selection.data == 1).all()
@@ -160,9 +165,9 @@ class _CompiledAligner:
     def align(
         self, rows: tuple[int, int, StoredRows]
     ) -> tuple[int, int, tuple[sparse.csr_matrix, npt.NDArray[np.float64]] | None]:
-        """Return the bounds of some rows, and their values and totals, from the bounds and the rows as stored.
+        """Return (start, stop, (values, totals)) of aligned cells, from (start, stop, stored rows) of the same cells.
 
-        Values and totals are None if a cell has values that the compiled code does not handle.
+        The last item is None if a cell has values that the compiled code cannot handle.
         """
         start, stop, (data, indices, indptr) = rows
         with np.errstate(over="ignore"):
@@ -191,13 +196,19 @@ class _CompiledAligner:
 def align(
     expression: Expression, genes: GeneList, *, minimum_share: float = 0.1, gene_key: str | None = None
 ) -> AlignedCells:
-    """Return all cells with the genes of a reference; less than ``minimum_share`` of the genes is refused."""
+    """Return all cells with values of a reference's genes.
+
+    Raises
+    ------
+    GenesError
+        When the query has less than ``minimum_share`` of the genes.
+    """
     match = match_genes(expression.var, genes, minimum_share=minimum_share, gene_key=gene_key)
     return joined(list(aligned_chunks(expression, match)))
 
 
 def joined(chunks: list[AlignedCells]) -> AlignedCells:
-    """Concatenate at least one chunk of one query."""
+    """Concatenate one or more chunks of cells of the same query."""
     return replace(
         chunks[0],
         values=sparse.csr_matrix(sparse.vstack([chunk.values for chunk in chunks], format="csr")),
@@ -208,9 +219,9 @@ def joined(chunks: list[AlignedCells]) -> AlignedCells:
 def log_normalise(
     values: sparse.csr_matrix, totals: npt.NDArray[np.float64], target_sum: float = 1e4
 ) -> sparse.csr_matrix:
-    """Return ln(1 + value * target_sum / total) of linear values, (n, G), and the cells' totals, (n,), in float32.
+    """Return ln(1 + value * target_sum / total) in float32, for linear values of shape (n, G) and totals of shape (n,).
 
-    A cell with a total of 0 stays 0.
+    The values of a cell with a total of 0 stay 0.
     """
     factors = np.divide(target_sum, totals, out=np.zeros(len(totals)), where=totals > 0)
     normalised = values.astype(np.float64)
@@ -219,7 +230,7 @@ def log_normalise(
 
 
 def mean_and_std(logs: sparse.csr_matrix) -> Scale:
-    """Return the mean and the standard deviation of each gene, (n, G) to two of (G,)."""
+    """Return the mean and the standard deviation of each gene, both of shape (G,), from log values of shape (n, G)."""
     values = logs.astype(np.float64)
     mean = np.asarray(values.mean(axis=0)).ravel()
     values.data **= 2

@@ -15,14 +15,14 @@ from spikgpt.cells.row_cache import load_rows, save_rows
 from spikgpt.sampling import content_keys, sample_of
 from spikgpt.types import Rows
 
-# Bytes kept in memory.
+# Largest cache in bytes that is kept in memory; a larger cache is moved to a temporary file.
 IN_MEMORY = 64 * 1024 * 1024
 
 
 class CellCache:
-    """The cells of a query in chunks, to be read again in the same order; use it in a ``with`` statement.
+    """Chunks of a query's cells, to be read again in the same order; use it in a ``with`` statement.
 
-    Small counts are stored in one byte and indices of genes in two.
+    Small counts take one byte each, and gene indices two bytes.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,8 @@ class CellCache:
         # An empty chunk with the attributes that all cells share.
         self._template: AlignedCells | None = None
         self._sizes: list[int] = []
-        # Row numbers in the query, and content keys, of the cells that are not empty.
+        # Both lists have one item per chunk, for the cells that are not empty: the row numbers in the query, and keys
+        # that are computed from the values.
         self._rows: list[Rows] = []
         self._keys: list[npt.NDArray[np.float64]] = []
 
@@ -41,7 +42,7 @@ class CellCache:
         close_temporary(self._file)
 
     def append(self, chunk: AlignedCells) -> None:
-        """Store the next cells of the query."""
+        """Store the next chunk of cells of the query."""
         self._template = replace(chunk, values=chunk.values[:0], totals=chunk.totals[:0])
         filled = np.flatnonzero(~chunk.empty)
         self._rows.append(sum(self._sizes) + filled)
@@ -53,12 +54,12 @@ class CellCache:
 
     @property
     def template(self) -> AlignedCells:
-        """Empty chunk with the attributes that all cells share: genes, and kind of values."""
-        assert self._template is not None  # append sets it
+        """Return a chunk without cells, but with the attributes that all cells share: genes and kind of values."""
+        assert self._template is not None  # append has set the template
         return self._template
 
     def chunks(self) -> Iterator[tuple[Rows, AlignedCells]]:
-        """Yield the row numbers in the query, and the cells, of each chunk."""
+        """Yield each chunk as the row numbers of its cells in the query, and the cells."""
         if self._template is None:
             return
         self._file.seek(0)

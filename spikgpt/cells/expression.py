@@ -33,10 +33,11 @@ from spikgpt.types import Integers, Rows
 if TYPE_CHECKING:
     import pandas as pd
 
-# Layers that are tried by default, in this order; "spliced" would lack a part of the counts.
+# Names of layers that are tried by default, in this order. "spliced" is not tried: it lacks the unspliced counts.
 COUNT_LAYERS = ("counts", "raw_counts", "count", "raw", "umi_counts", "umi", "UMIs")
 LOG_LAYERS = ("logcounts", "log1p", "lognorm", "log_normalized", "log_normalised", "data")
-# With a smaller share of raw's genes, X is a selection of variable genes, and raw is read.
+# A matrix with less than this share of the genes of another matrix is taken for a selection of variable genes. The
+# other matrix is read.
 SUBSET_SHARE = 0.5
 
 READS = "SpikGPT reads raw counts or log-normalised values."
@@ -51,7 +52,7 @@ FINITE_REMEDY = (
 MIXED_REMEDY = f"{READS} Join the raw counts of the parts and normalise all cells alike, or annotate each part alone."
 
 
-# In memory, or with matrices left on disk, as :func:`spikgpt.cells.reading.open_cells` gives them.
+# An AnnData whose matrices are in memory, or on disk as :func:`spikgpt.cells.reading.open_cells` returns it.
 Cells: TypeAlias = AnnData
 
 
@@ -59,9 +60,10 @@ Cells: TypeAlias = AnnData
 class Expression:
     """The expression values of n cells, chosen from an AnnData but not read yet.
 
-    ``matrix`` is dense, CSR, or on disk. ``source`` names the matrix: ``X``, ``layers['NAME']`` or ``raw``. The
-    ``columns`` of the matrix are the genes of ``var``; None for all columns. ``index`` holds the rows of the cells in
-    the matrix, ascending, shape (n,); None for all rows. ``notes`` are sentences on suspicious values.
+    ``matrix`` is a dense or CSR matrix in memory, or a matrix on disk. ``source`` names the matrix: ``X``,
+    ``layers['NAME']`` or ``raw``. ``columns`` are the columns of the matrix that belong to the genes in ``var``; None
+    for all columns. ``index``, shape (n,), holds the ascending rows of the cells in the matrix; None for all rows.
+    ``notes`` are sentences on suspicious values.
     """
 
     adata: Cells
@@ -81,12 +83,12 @@ class Expression:
 
     @property
     def log_base(self) -> float | None:
-        """Return the base of logarithms, None for other values."""
+        """Return the base of the logarithms; None if no values are logarithms."""
         return self.content.log_base
 
     @property
     def target_sum(self) -> float | None:
-        """Return the total per cell before the logarithm, None if cells have no common total."""
+        """Return the common total of all cells before the logarithm; None if the totals differ."""
         return self.content.target_sum
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
@@ -95,7 +97,7 @@ class Expression:
         Raises
         ------
         DataError
-            For negative or infinite values, NaN, and linear values among logarithms.
+            When a value is negative, infinite or NaN, or when a cell has another unit than the other cells.
         """
         index = slice(start, stop) if self.index is None else self.index[start:stop]
         rows = read_rows(self.matrix, index, self.columns)
@@ -119,12 +121,12 @@ class Expression:
         return rows
 
     def linear(self, start: int, stop: int) -> sparse.csr_matrix:
-        """Return counts, or counts up to a factor a cell, of the cells from ``start`` to before ``stop``, float64."""
+        """Return counts, or counts times a factor per cell, of cells ``start`` to ``stop`` (excluded), float64."""
         rows = self.rows(start, stop)
         return untransformed(rows, self.content)
 
     def of_cells(self, adata: Cells, index: Integers) -> Expression:
-        """Return the values of other cells from the same matrix; ``index`` holds their rows, ascending."""
+        """Return values of the same source in ``adata``; ``index`` holds the ascending rows of the chosen cells."""
         if self.source in ("X", "raw"):
             matrix = adata.X if self.source == "X" else adata.raw.X
         else:
@@ -134,13 +136,13 @@ class Expression:
         return replace(self, adata=adata, matrix=matrix, n_cells=len(index), index=rows)
 
     def part(self, cells: Integers) -> Expression:
-        """Select cells by their indices, ascending."""
+        """Return the values of the cells with the given ascending indices."""
         if len(cells) == self.n_cells:
             return self
         return replace(self, n_cells=len(cells), index=cells if self.index is None else self.index[cells])
 
     def _cell(self, position: int) -> str:
-        """Return the name and the row of a cell for a message."""
+        """Return a phrase with the name and the row of a cell, for an error message."""
         row = position if self.index is None else int(self.index[position])
         return f"cell {self.adata.obs_names[row]!r} (row {row})"
 
@@ -148,20 +150,21 @@ class Expression:
 def find_expression(adata: Cells, *, layer: str | None = None, gene_key: str | None = None) -> Expression:
     """Choose the matrix to read, and detect the unit of its values from a sample of cells.
 
-    Counts are preferred to linear and log values, and X to layers to raw. A matrix with less than half the genes of
-    another, such as X after a selection of variable genes, comes last, because totals need all genes.
+    Counts are preferred to linear and log values. Among matrices of equal preference, X comes before layers, and layers
+    before raw. A matrix with less than half the genes of another matrix is not read, because totals need all genes. An
+    example is X after a selection of variable genes.
 
     Parameters
     ----------
     layer
-        Read only this layer, or ``X`` or ``raw``.
+        The only matrix to read: the name of a layer, ``X`` or ``raw``; None to choose among all.
     gene_key
         Column of ``var`` with the names of the genes. A matrix whose ``var`` lacks the column is not read.
 
     Raises
     ------
     DataError
-        When no matrix holds readable values, or there is no such layer or column.
+        When no matrix holds readable values, or when ``layer`` or ``gene_key`` does not exist.
     """
     if adata.n_obs == 0 or adata.n_vars == 0:
         size = f"{with_noun(adata.n_obs, 'cell')} and {with_noun(adata.n_vars, 'gene')}"
@@ -198,18 +201,18 @@ def find_expression(adata: Cells, *, layer: str | None = None, gene_key: str | N
 
 
 def _with_row_access(matrix: Any) -> Any:
-    """Convert a CSC matrix in memory once, as row access to it is slow."""
+    """Return a sparse matrix in memory as CSR, because rows of CSC are read slowly; return other matrices unchanged."""
     return matrix.tocsr() if sparse.issparse(matrix) else matrix
 
 
 def _check_row_order(adata: Cells, chosen: _Candidate, candidates: list[_Candidate]) -> None:
-    """Refuse values whose rows are in another order than those of X, or than those of raw if X was chosen."""
+    """Raise DataError if the chosen rows are in another order than the rows of X, or of raw if X was chosen."""
     other = "raw" if chosen.source == "X" else "X"
     candidate = next((candidate for candidate in candidates if candidate.source == other), None)
     if candidate is None and other == "X" and adata.X is not None:
         candidate = _Candidate("X", keep_on_disk(adata.X, "X"), adata.var)
         if isinstance(candidate.matrix, MatrixOnDisk) and candidate.matrix.by_columns:
-            return  # a sample of rows would need the whole matrix
+            return  # even a sample of rows would need the whole matrix to be read
     if candidate is None:
         return
     names = chosen.var.index, adata.var_names if candidate.var is adata.var else candidate.var.index
@@ -226,7 +229,8 @@ def _check_row_order(adata: Cells, chosen: _Candidate, candidates: list[_Candida
 class _Candidate:
     """A matrix of an AnnData that may hold expression values.
 
-    ``var`` and ``columns`` are its features that are RNA; ``left_out`` is a phrase on the other features.
+    ``var`` describes the RNA features. ``columns`` are their columns in the matrix; None for all columns. ``left_out``
+    is a phrase that names the features that are not read.
     """
 
     source: str
@@ -245,7 +249,7 @@ def _candidates(adata: Cells, layer: str | None, gene_key: str | None) -> list[_
         msg = f"There is no layer {layer!r}; {present}{alternatives}, or leave it out."
         raise DataError(msg)
     if layer is not None and layer in adata.layers:
-        main = []  # the layer itself is called X or raw
+        main = []  # a layer that is itself named X or raw comes before the matrix of this name
     elif layer is not None:
         main = [layer]
     candidates = [_Candidate("X", adata.X, adata.var)] if "X" in main else []
@@ -267,8 +271,8 @@ def _candidates(adata: Cells, layer: str | None, gene_key: str | None) -> list[_
 
 
 def _select_rna(candidate: _Candidate) -> _Candidate:
-    """Leave out features that are not RNA, such as antibodies."""
-    # anndata.experimental.read_lazy returns lazy tables.
+    """Return a matrix without features that are not RNA, such as antibodies."""
+    # anndata.experimental.read_lazy returns var as a lazy table.
     if (to_memory := getattr(candidate.var, "to_memory", None)) is not None:
         candidate = replace(candidate, var=to_memory())
     is_rna, left_out = rna_features(candidate.var)
@@ -278,7 +282,7 @@ def _select_rna(candidate: _Candidate) -> _Candidate:
 
 
 def _select_genes(candidate: _Candidate, gene_key: str | None) -> _Candidate:
-    """Leave out repeated columns and genes of another species."""
+    """Return a matrix without repeated columns and without genes of another species."""
     names: Any = candidate.var.index
     if gene_key is not None:
         column = candidate.var[gene_key]
@@ -300,7 +304,7 @@ def _content_of(candidate: _Candidate) -> Content:
 
 
 def _notes(candidates: list[_Candidate], contents: list[Content], chosen: int) -> Iterable[str]:
-    """Yield a sentence on suspicious values, and on the reason if X was not read."""
+    """Yield sentences on suspicious values, and a sentence with the reason if X was not read."""
     yield from contents[chosen].notes
     (first, *_), (content, *_) = candidates, contents
     if chosen == 0 or first.source != "X":

@@ -30,10 +30,10 @@ NAME_COLUMNS = (
     *("gene_symbols", "gene_symbol", "gene_names", "gene_name", "gene_short_name", "symbol", "symbols", "hgnc_symbol"),
 )
 
-# Least share of genes among the values of any other column that names genes.
+# A column with another name is read as gene names if more than this share of its values are gene names.
 LEAST_GENE_SHARE = 0.5
 
-# Text forms of missing values of NumPy and pandas.
+# Texts into which str() turns missing values of NumPy and pandas.
 MISSING = ("nan", "<NA>", "None", "NaT")
 
 # Remedy for a query with correct names but too few genes.
@@ -47,9 +47,10 @@ NOT_MOUSE = (
 # Least number of shared genes, unless the reference itself is smaller.
 MINIMUM_GENES = 50
 
-# Prefixes of gene ids of other species.
+# Prefixes of gene ids of species other than human.
 ID_PREFIX = re.compile(r"ENS[A-Z]+G(?=\d)|FBgn|WBGene")
-# Symbols of mouse genes alone, and the least share and number of such names in a query of mouse cells.
+# Pattern of symbols that only mouse genes have. With at least this share and this number of matching names, a query is
+# taken for mouse.
 MOUSE_SYMBOL = re.compile(r"Gm\d{3,}|\d{4,}[A-Z]\d\dRik", re.IGNORECASE)
 SHARE_OF_MOUSE_SYMBOLS, LEAST_MOUSE_SYMBOLS = 0.005, 3
 
@@ -71,7 +72,7 @@ SPECIES_PREFIXES = {
 
 @dataclass(frozen=True)
 class GeneList:
-    """The genes of a reference, in order, each once. An unknown Ensembl id is None."""
+    """Ordered list of the genes of a reference, without repeats; an unknown Ensembl id is None."""
 
     symbols: tuple[str, ...]
     ensembl_ids: tuple[str | None, ...]
@@ -96,21 +97,21 @@ class GeneList:
         return GeneList(self.symbols + more.symbols, self.ensembl_ids + more.ensembl_ids)
 
     def part(self, chosen: Rows) -> GeneList:
-        """Select genes by their indices."""
+        """Return the genes with the given indices."""
         return GeneList(tuple(self.symbols[at] for at in chosen), tuple(self.ensembl_ids[at] for at in chosen))
 
     def positions(self, genes: GeneList) -> Rows:
-        """Return the index of each of some genes of the list, by symbol."""
+        """Return the index in this list of each gene of ``genes``, found by its symbol."""
         index = {symbol: position for position, symbol in enumerate(self.symbols)}
         return np.array([index[symbol] for symbol in genes.symbols], dtype=np.int64)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON values of ``genes.json``."""
+        """Return the content of ``genes.json`` as a dictionary."""
         return {"sha256": self.sha256, "symbols": list(self.symbols), "ensembl_ids": list(self.ensembl_ids)}
 
     @property
     def sha256(self) -> str:
-        """Return the hex digest of the canonical JSON of both tuples."""
+        """Return the SHA-256 digest, in hexadecimal, of the symbols and Ensembl ids written as canonical JSON."""
         values = {"symbols": self.symbols, "ensembl_ids": self.ensembl_ids}
         return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -119,10 +120,11 @@ class GeneList:
 class GeneMatch:
     """The columns of a query for the G genes of a reference.
 
-    ``selection``, shape (query genes, G), is 1 for every query column of a gene: linear values times
-    ``selection`` are the values of the reference's genes, with columns of the same gene summed. ``how`` counts the
-    matched genes by kind of name, ``naming`` is the source of the query's names, and ``notes`` are sentences on
-    suspicious names. ``orthologues_of`` is the species of the query if its genes were mapped to orthologues.
+    ``selection``, shape (query genes, G), is 1 where a query column belongs to a gene of the reference. Linear values
+    times ``selection`` are the values of the reference's genes, with columns of the same gene summed. ``how`` counts
+    the matched genes by kind of name. ``naming`` is the index or column of ``var`` from which the query's names were
+    read. ``notes`` are sentences on suspicious names. ``orthologues_of`` is the species of the query if its genes were
+    mapped to orthologues, else None.
     """
 
     selection: sparse.csc_matrix
@@ -132,33 +134,34 @@ class GeneMatch:
     orthologues_of: str | None = None
 
     def part(self, genes: Integers) -> GeneMatch:
-        """Return the match for some of the genes, by their indices."""
+        """Return the match for the reference's genes with the given indices."""
         return replace(self, selection=sparse.csc_matrix(self.selection[:, genes]))
 
     @cached_property
     def columns(self) -> Rows:
-        """Return the first query column of every gene, shape (G,), -1 for none."""
+        """Return the first query column of each gene of the reference, shape (G,); -1 if the query lacks the gene."""
         first = np.full(self.selection.shape[1], -1, dtype=np.int64)
         first[self.genes_present] = self.selection.indices[self.selection.indptr[:-1][self.genes_present]]
         return first
 
     @cached_property
     def genes_present(self) -> Bools:
-        """Mark the genes that the query has, shape (G,)."""
+        """Return True for the genes that the query has, shape (G,)."""
         return np.asarray(np.diff(self.selection.indptr) > 0)
 
 
 def ensembl_ids_of(symbols: Iterable[str]) -> list[str | None]:
-    """Return the human Ensembl gene id of each symbol, in any spelling that :func:`match_genes` takes, or None."""
+    """Return the human Ensembl id of each symbol, also for spellings such as ``HLA.A``; None for unknown symbols."""
     table = human_genes()
     return [table.ids.get(symbol) or table.respelled_ids.get(respelled(symbol)) for symbol in symbols]
 
 
 def genes_of(var: pd.DataFrame, gene_key: str | None = None) -> GeneList:
-    """Return the genes of a training set, each once, sorted by symbol, so that their order in the file does not matter.
+    """Return the genes of a training set without repeats, sorted by symbol.
 
-    The index or column of ``var`` with the most human gene names is read, or the column ``gene_key``. The table of
-    human genes adds missing symbols and Ensembl ids; a gene that the table lacks keeps its name.
+    The sorted list does not depend on the order of the genes in the file. The index or column of ``var`` with the most
+    human gene names is read, or the column ``gene_key``. The table of human genes adds missing symbols and Ensembl ids.
+    A gene that the table lacks keeps its name.
     """
     table = human_genes()
 
@@ -195,10 +198,14 @@ def match_genes(
 
     Names may be symbols or Ensembl ids, with or without version. The index and columns such as ``gene_ids`` or
     ``feature_name`` are read. If neither the index nor these columns hold genes, any other column of genes is read. The
-    names with most matches are used, the index before the columns. A gene is matched by its exact symbol, then by its
-    Ensembl id, then by its symbol in any case with ``.`` and ``_`` read as ``-`` (R writes ``HLA.A``), then by the
-    Ensembl id of a newer symbol. Names may have the prefix of a genome (``GRCh38_INS``), join a symbol and an id
-    (``INS|ENSG00000254647``), or be bytes.
+    index or column with the most matches is used; in a tie, the index. Names may have the prefix of a genome
+    (``GRCh38_INS``), join a symbol and an id (``INS|ENSG00000254647``), or be bytes. A gene is matched by the first of
+    these names that the query has:
+
+    - its exact symbol
+    - its Ensembl id
+    - its symbol in any case, with ``.`` and ``_`` read as ``-`` (R writes ``HLA.A``)
+    - a newer symbol with the same Ensembl id
 
     Parameters
     ----------
@@ -209,7 +216,8 @@ def match_genes(
     gene_key
         Column of ``query`` with the names; None for the index or column with most matches.
     species
-        Species of the query. If the reference is of another one, genes are mapped to one-to-one orthologues.
+        Species of the query, ``human`` or ``mouse``. If the reference is of the other species, genes are mapped to
+        one-to-one orthologues. None for no mapping.
 
     Raises
     ------
@@ -254,12 +262,12 @@ def match_genes(
 
 
 def _mapped(namings: list[tuple[str, list[str]]], species: str | None, target: str) -> list[tuple[str, list[str]]]:
-    """Return lists of names mapped to orthologues in the species of a reference; no lists without a mapping.
+    """Return the query's gene names mapped to orthologues in the species ``target``; empty if no mapping is needed.
 
     Raises
     ------
     GenesError
-        When there is no table of orthologues for the two species, or the names are of the species of the reference.
+        When there is no table of orthologues for the two species, or when the names already belong to ``target``.
     """
     if species is None or species == target:
         return []
@@ -283,12 +291,12 @@ def _human_ids(names: list[str]) -> bool:
     return sum(human_id(name) is not None for name in names) > len(names) / 2
 
 
-# Reference gene -> the kind of its matched name, and the query columns with such a name.
+# Index of a reference gene -> the kind of name by which the gene was matched, and the query columns with its name.
 _Matches = dict[int, tuple[str, list[int]]]
 
 
 class _Finder:
-    """Match query names with the genes of a reference, whose ``species`` is None for human."""
+    """Match query names with the genes of a reference; ``species`` is the reference's species, None for human."""
 
     def __init__(self, genes: GeneList) -> None:
         self.species = _species_of(list(genes.symbols))
@@ -308,7 +316,7 @@ class _Finder:
         )
 
     def match(self, names: list[str]) -> _Matches:
-        """Return the matched genes; a gene is matched by the first kind of name that fits."""
+        """Return the reference genes that query names match; exact symbols come before Ensembl ids and respellings."""
         matches: _Matches = {}
         unmatched = [column for column, name in enumerate(names) if name]
         for kind, gene_of in self._tiers:
@@ -325,18 +333,19 @@ class _Finder:
         return matches
 
 
-# A reference labels one query after another.
+# Cached, because a reference labels one query after another.
 @lru_cache(maxsize=4)
 def _finder(genes: GeneList) -> _Finder:
-    """Return the finder of a reference's genes."""
+    """Return the :class:`_Finder` that matches query names with a reference's genes."""
     return _Finder(genes)
 
 
 def _namings(var: pd.DataFrame, gene_key: str | None = None) -> list[tuple[str, list[str]]]:
-    """Return every list of names in a var table, the index first, or those of one column; a missing name is empty.
+    """Return gene names with their source: those in the index and columns of ``var``, or in the column ``gene_key``.
 
-    After each list follow the parts of its names, such as the symbols of names that join a symbol and an id. If neither
-    the index nor a column of ``NAME_COLUMNS`` holds genes, any other column of genes is read.
+    The index comes first. A missing name is an empty text. After each list of names follow other readings of the list,
+    such as the symbols of names that join a symbol and an id. If neither the index nor a column of ``NAME_COLUMNS``
+    holds genes, any other column of genes is read.
     """
     if gene_key is not None:
         columns_with_names: list[tuple[str, Any]] = [(f"var[{gene_key!r}]", var[gene_key])]
@@ -352,7 +361,7 @@ def _namings(var: pd.DataFrame, gene_key: str | None = None) -> list[tuple[str, 
 
 
 def _note_on_column(var: pd.DataFrame, label: str) -> Iterator[str]:
-    """Yield a note if genes were read from a column whose name does not say so."""
+    """Yield a note if gene names were read from a column that is not in ``NAME_COLUMNS``."""
     if label not in ("var_names", *(f"var[{key!r}]" for key in var.columns if str(key).lower() in NAME_COLUMNS)):
         yield (
             f"var_names holds no genes, so {label} was read. Pass gene_key='COLUMN' (--gene-key COLUMN) for another "
@@ -361,7 +370,7 @@ def _note_on_column(var: pd.DataFrame, label: str) -> Iterator[str]:
 
 
 def symbols_of(var: pd.DataFrame) -> list[str]:
-    """Return a name of each gene to show: a symbol of the index, else of a column, else an id, else the index."""
+    """Return a name of each gene for display: a symbol from the index or a column, else an id, else the index."""
     own = list(map(str, var.index))
     lists = [names for _, names in _namings(var) if gene_share(names) > LEAST_GENE_SHARE]
     best = next((names for names in lists if not _human_ids(names)), lists[0] if lists else own)
@@ -369,7 +378,7 @@ def symbols_of(var: pd.DataFrame) -> list[str]:
 
 
 def _name(value: object) -> str:
-    """Return a name as text, empty for a missing one: None, NaN, or pandas' NA."""
+    """Return a gene name as text; the text is empty for None, NaN and pandas.NA."""
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     if isinstance(value, str):
@@ -379,7 +388,7 @@ def _name(value: object) -> str:
 
 
 def species_of(genes: pd.DataFrame | GeneList, gene_key: str | None = None) -> str | None:
-    """Return the species of a ``var`` table or of a reference's genes if it is not human, else None.
+    """Return the species of a ``var`` table or of a reference's genes; None for human or unknown names.
 
     ``gene_key`` names the column of the table with the genes; None for all columns that may hold genes.
     """
@@ -389,7 +398,7 @@ def species_of(genes: pd.DataFrame | GeneList, gene_key: str | None = None) -> s
 
 
 def _species_of(names: list[str]) -> str | None:
-    """Return the species of most names if it is not human, else None."""
+    """Return the species that gene names point to; None for human or unknown names."""
     prefixes = Counter(match[0].upper() for name in names if (match := ID_PREFIX.match(name)))
     if prefixes:
         prefix, count = prefixes.most_common(1)[0]
@@ -400,8 +409,8 @@ def _species_of(names: list[str]) -> str | None:
 
 
 def _mouse_symbols(names: list[str]) -> list[str]:
-    """Return the symbols of mouse genes alone, in any case, if there are enough of them."""
-    # Nearly all other names differ in their last character.
+    """Return the names that only mouse genes have, in upper or lower case; an empty list if there are too few."""
+    # A test of the last character excludes nearly all other names quickly.
     symbols = [name for name in names if name[-1:] in "0123456789kK" and MOUSE_SYMBOL.fullmatch(name)]
     return symbols if len(symbols) >= max(LEAST_MOUSE_SYMBOLS, SHARE_OF_MOUSE_SYMBOLS * len(names)) else []
 
@@ -417,7 +426,11 @@ def _selection(matches: _Matches, n_query_genes: int, n_genes: int) -> sparse.cs
 def _notes(
     matches: _Matches, how: Counter[str], species: str | None, of_reference: str | None, names: list[str]
 ) -> Iterable[str]:
-    """Yield sentences on suspicious names in a sufficient match; no species stands for human, or for the same."""
+    """Yield sentences on suspicious gene names of a query that has enough genes of the reference.
+
+    ``species`` is the species of the query; None for human, or for the species of the reference. ``of_reference`` is
+    the species of the reference; None for human.
+    """
     several = sum(len(columns) > 1 for _, columns in matches.values())
     if several:
         yield f"The query has several columns for {several} of the genes; their values were summed."

@@ -1,7 +1,7 @@
 """Read arrays of HDF5 files that are compressed with gzip, faster than the HDF5 library decompresses them.
 
-The compressed chunks are read as they are stored. libdeflate decompresses them, or zlib where the package ``deflate``
-is not installed. Both libraries write at most the bytes that a chunk declares.
+The compressed chunks are read without the HDF5 library's decompression. libdeflate decompresses the chunks, or zlib
+where the package ``deflate`` is not installed. Both libraries write at most the bytes that a chunk declares.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-# Bytes of the chunks below which the HDF5 library is as fast, and above which it needs less memory.
+# Smallest and largest size in bytes of chunks that are read here. The HDF5 library reads smaller chunks as fast, and
+# larger chunks with less memory.
 LEAST_CHUNK, LARGEST_CHUNK = 8 * 1024, 64 * 1024 * 1024
-# Bytes of the largest chunk that is kept, because the next read may need the rest of it.
+# Largest chunk in bytes that is kept after a read, because the next read may need the rest of the chunk.
 KEPT_CHUNK = 8 * 1024 * 1024
-# Bounds of compressed sizes: random bytes grow by less than this factor, and by some bytes for headers.
+# Upper bound of compressed sizes: gzip enlarges random bytes by less than this factor, and adds some bytes of headers.
 LARGEST_GROWTH, HEADERS = 1.01, 1024
 
 
 def fast_array(array: Any) -> Any:
-    """Return an array of a store, in a :class:`GzipArray` if this reads it faster."""
+    """Return a :class:`GzipArray` of a stored array if that class can read the array; otherwise the array itself."""
     return GzipArray(array) if isinstance(array, h5py.Dataset) and _is_supported(array) else array
 
 
@@ -35,7 +36,7 @@ class GzipArray:
     Attributes
     ----------
     shape, chunks, dtype, size
-        The same as for the array.
+        The same as those of the HDF5 array.
     """
 
     def __init__(self, array: Any) -> None:
@@ -48,7 +49,7 @@ class GzipArray:
         self._last: tuple[tuple[int, ...], npt.NDArray[Any]] | None = None
 
     def __getitem__(self, index: slice | tuple[slice, ...]) -> npt.NDArray[Any]:
-        """Return a part of the array, by a slice with a step of 1 in each of the first dimensions."""
+        """Return a part of the array; ``index`` holds slices with a step of 1 for the first dimensions."""
         slices = index if isinstance(index, tuple) else (index,)
         slices += (slice(None),) * (len(self.shape) - len(slices))
         bounds = [part.indices(size)[:2] for part, size in zip(slices, self.shape, strict=True)]
@@ -65,14 +66,14 @@ class GzipArray:
                 source.append(slice(first - number * chunk, last - number * chunk))
             chunk_values = self._chunk(position)
             if part.shape == self.chunks and chunk_values.flags.writeable:
-                # The caller may change the values.
+                # The caller may change the returned values, so the chunk is not kept.
                 self._last = None
                 return chunk_values
             part[tuple(target)] = chunk_values[tuple(source)]
         return part
 
     def _chunk(self, position: tuple[int, ...]) -> npt.NDArray[Any]:
-        """Return the values of a chunk; beyond the end of the array they have no meaning."""
+        """Return the values of a chunk; values beyond the end of the array have no meaning."""
         if self._last is not None and self._last[0] == position:
             return self._last[1]
         offset = tuple(number * chunk for number, chunk in zip(position, self.chunks, strict=True))
@@ -99,7 +100,7 @@ class GzipArray:
         return np.asarray(flat.view(self.dtype).reshape(self.chunks))
 
     def _by_hdf5(self, offset: tuple[int, ...]) -> npt.NDArray[Any]:
-        """Return the values of a chunk that is missing, or was stored without compression."""
+        """Let the HDF5 library read a chunk that is missing, or was stored without compression."""
         values = np.zeros(self.chunks, dtype=self.dtype)
         ends = (start + size for start, size in zip(offset, self.chunks, strict=True))
         stored = self._array[tuple(map(slice, offset, ends))]
@@ -111,12 +112,12 @@ class GzipArray:
 
 
 def _is_supported(array: Any) -> bool:
-    """Return True for chunks of numbers with no other filters than shuffle and gzip."""
+    """Return True for an array of numbers in chunks of suitable size, with no other filters than shuffle and gzip."""
     if array.compression != "gzip" or array.dtype.kind not in "iuf":
         return False
     if not LEAST_CHUNK <= math.prod(array.chunks) * array.dtype.itemsize <= LARGEST_CHUNK:
         return False
-    # Numbers of unusual width are converted by the HDF5 library.
+    # Only the HDF5 library can convert numbers of unusual width.
     if array.id.get_type() != h5py.h5t.py_create(array.dtype):
         return False
     properties = array.id.get_create_plist()
@@ -125,7 +126,7 @@ def _is_supported(array: Any) -> bool:
 
 
 def _decompressor() -> Callable[[Any, int], bytes | bytearray | None]:
-    """Return a function that decompresses bytes to at most a number of bytes; it returns None for damaged bytes."""
+    """Return a function that decompresses bytes up to a given size; the function returns None for damaged bytes."""
     try:
         import deflate
     except ImportError:

@@ -1,7 +1,7 @@
 """Rows of matrices of cells and genes, in memory and on disk.
 
-SciPy's compiled code trusts the structure of a sparse matrix: a wrong row start or column ends the process. Each matrix
-is therefore checked before SciPy works on it.
+SciPy's compiled code trusts the structure of a sparse matrix: a wrong row start or column can crash the process. Each
+matrix is therefore checked before SciPy works on it.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from spikgpt.cells.storage import REMEDY, as_data_errors, is_array, missing_chun
 from spikgpt.errors import DataError, with_noun
 from spikgpt.types import Integers, Rows
 
-# Values of a sparse matrix that are read from disk at a time.
+# Number of values of a sparse matrix that are read from disk at a time.
 BLOCK_VALUES = 4 * 1024 * 1024
-# Rows of a sample, and the number of blocks that it consists of. A part of 2% of the rows has a block of the sample.
+# Number of rows in a sample, and number of blocks of consecutive rows in the sample. Any stretch of 2% of the rows
+# overlaps a block.
 SAMPLED, SAMPLED_BLOCKS = 1000, 50
-# Arrays of a stored sparse matrix.
+# Names of the arrays of a stored sparse matrix.
 PARTS = ("data", "indices", "indptr")
 
 
 class StoredRows(NamedTuple):
-    """Arrays of n rows of a CSR matrix as they are stored.
+    """The three arrays of n rows of a CSR matrix, as they are stored.
 
     ``data`` is of any real type, ``indices`` of any integer type, and ``indptr``, int64, shape (n + 1,), starts at 0.
-    A row may hold its columns in any order and more than once, and zeros.
+    Within a row, columns may be in any order and may repeat, and values may be 0.
     """
 
     data: npt.NDArray[Any]
@@ -40,7 +41,7 @@ class StoredRows(NamedTuple):
 
 
 def check_sparse(matrix: Any, name: object) -> None:
-    """Refuse a CSR or CSC matrix in memory whose row starts or columns exceed its values or shape."""
+    """Raise DataError if row starts or column indices of a CSR or CSC matrix in memory are out of range."""
     if not sparse.issparse(matrix) or matrix.format not in ("csr", "csc"):
         return
     n_rows, n_columns = matrix.shape if matrix.format == "csr" else matrix.shape[::-1]
@@ -50,7 +51,7 @@ def check_sparse(matrix: Any, name: object) -> None:
 
 
 def check_columns(columns: npt.NDArray[Any], n_columns: int, name: object) -> None:
-    """Refuse column numbers outside of a matrix."""
+    """Raise DataError if a column number is outside of the matrix."""
     if len(columns) and not 0 <= columns.min() <= columns.max() < n_columns:
         values = f"values in columns {columns.min()} to {columns.max()}"
         msg = f"{name} holds {values}; it has columns 0 to {n_columns - 1}. {REMEDY}"
@@ -58,9 +59,9 @@ def check_columns(columns: npt.NDArray[Any], n_columns: int, name: object) -> No
 
 
 def stored_matrix(item: Any, name: object) -> Any:
-    """Return the array, or the sparse dataset of anndata, of a matrix in a store; it stays on disk.
+    """Return a stored matrix as an array or as anndata's sparse dataset; its values stay on disk.
 
-    The shape and, of a sparse matrix, the lengths of its parts and its row starts are checked.
+    The shape is checked. For a sparse matrix, the row starts and the lengths of its arrays are checked too.
     """
     with as_data_errors(name, remedy=REMEDY):
         stored = item if is_array(item) else sparse_dataset(item)
@@ -74,7 +75,7 @@ def stored_matrix(item: Any, name: object) -> Any:
 
 
 def check_stored(item: Any, name: object) -> None:
-    """Refuse a stored sparse matrix with values outside of its shape; the values are read in blocks."""
+    """Read a stored sparse matrix in blocks, and raise DataError if a value lies outside of its shape."""
     stored = stored_matrix(item, name)
     n_columns = stored.shape[stored.format == "csr"]
     with as_data_errors(name):
@@ -85,7 +86,7 @@ def check_stored(item: Any, name: object) -> None:
 
 
 def sampled_rows(n_rows: int) -> Rows:
-    """Return the indices, ascending, of at most 1000 rows in evenly spaced blocks, as single rows are read slowly."""
+    """Return ascending indices of at most 1000 rows, in evenly spaced blocks because single rows are read slowly."""
     if n_rows <= SAMPLED:
         return np.arange(n_rows)
     size = SAMPLED // SAMPLED_BLOCKS
@@ -94,11 +95,11 @@ def sampled_rows(n_rows: int) -> Rows:
 
 
 def read_rows(matrix: Any, index: slice | Integers, columns: Rows | None = None) -> sparse.csr_matrix:
-    """Return some rows in memory, float32, canonical, sharing nothing with ``matrix``; by default of all columns."""
+    """Return a copy of some rows as CSR, float32, with sorted columns and without zeros; by default of all columns."""
     name = getattr(matrix, "name", "The expression matrix")
     with as_data_errors(name):
         part = matrix[index]
-        # Dask computes the chunks with these rows, dense or sparse.
+        # A Dask array computes only the chunks with these rows.
         part = part.compute() if hasattr(part, "compute") else part
         part = part if sparse.issparse(part) else np.asarray(part)
     check_numbers(part.dtype, name)
@@ -117,13 +118,13 @@ def read_rows(matrix: Any, index: slice | Integers, columns: Rows | None = None)
 def stored_rows(matrix: Any, start: int, stop: int) -> StoredRows:
     """Return the rows ``start`` to ``stop`` (excluded) of a matrix as they are stored.
 
-    Arrays of a CSR matrix in memory are not copied. Types and columns are checked; values are not, which may be
-    negative or infinite. See :func:`read_rows` for canonical rows.
+    Arrays of a CSR matrix in memory are not copied. Types and columns are checked, but values may be negative or
+    infinite. See :func:`read_rows` for rows with sorted columns and without zeros.
 
     Raises
     ------
     DataError
-        For values that are no numbers, and columns outside of the matrix.
+        When values are not numbers, or when a column is outside of the matrix.
     """
     name = getattr(matrix, "name", "The expression matrix")
     if isinstance(matrix, MatrixOnDisk):
@@ -153,7 +154,7 @@ class MatrixOnDisk(ABC):
     by_columns
         True if the first rows take as long to read as all rows.
     span
-        Number of consecutive rows, from a multiple of it, that take about as long to read as one of them.
+        Number of consecutive rows, counted from a multiple of ``span``, that take about as long to read as one row.
     """
 
     by_columns = False
@@ -167,7 +168,7 @@ class MatrixOnDisk(ABC):
         """Return the rows ``start`` to ``stop`` (excluded), in arrays that the caller may change."""
 
     def __getitem__(self, index: slice | Integers) -> sparse.csr_matrix:
-        """Return some rows, by a slice or by ascending numbers, in arrays that the caller may change."""
+        """Return the rows of a slice or of ascending row numbers, in arrays that the caller may change."""
         if isinstance(index, slice):
             start, stop, _ = index.indices(self.shape[0])
             return self._rows(start, max(start, stop))
@@ -184,7 +185,7 @@ class MatrixOnDisk(ABC):
 
 
 def read_matrix(stored: CSRDataset | CSCDataset, name: object) -> sparse.csr_matrix | sparse.csc_matrix:
-    """Return a stored sparse matrix in memory, in the byte order of the machine, after a check of its structure."""
+    """Read a stored sparse matrix into memory, in the byte order of the machine, and check its structure."""
     parts = [stored.group[part][:] for part in PARTS]
     native = tuple(part.astype(part.dtype.newbyteorder("="), copy=False) for part in parts)
     matrix = (sparse.csr_matrix if stored.format == "csr" else sparse.csc_matrix)(native, shape=stored.shape)
@@ -193,7 +194,7 @@ def read_matrix(stored: CSRDataset | CSCDataset, name: object) -> sparse.csr_mat
 
 
 def check_numbers(dtype: Any, name: object) -> None:
-    """Refuse values that are not real numbers."""
+    """Raise DataError unless ``dtype`` is a type of real numbers."""
     if dtype.kind not in "biuf":
         content = "text" if dtype.kind in "OSTU" else f"{dtype} values"
         msg = f"{name} holds {content}; expected numbers, such as those of adata.X.astype('float32')."
@@ -201,7 +202,7 @@ def check_numbers(dtype: Any, name: object) -> None:
 
 
 def _check_parts(group: Any, n_rows: int, name: object) -> None:
-    """Refuse a stored sparse matrix with missing chunks, or whose parts have lengths that do not match."""
+    """Raise DataError if a stored sparse matrix has missing chunks, or arrays whose lengths do not match."""
     data, indices, starts = group["data"], group["indices"], group["indptr"][:]
     if lost := missing_chunks(data) + missing_chunks(indices):
         problem = f"{lost} chunks missing"
@@ -217,7 +218,7 @@ def _check_parts(group: Any, n_rows: int, name: object) -> None:
 
 
 def _check_starts(starts: npt.NDArray[Any], n_rows: int, n_values: int, name: object) -> None:
-    """Refuse row starts that do not rise from 0 to the number of values at most."""
+    """Raise DataError unless row starts ascend from 0 to at most the number of values."""
     if starts.shape == (n_rows + 1,) and starts.dtype.kind in "iu":
         rising = starts[0] == 0 and (np.diff(starts.astype(np.int64)) >= 0).all()
         if rising and starts[-1] <= n_values:

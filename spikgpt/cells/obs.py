@@ -13,9 +13,10 @@ from anndata import AnnData
 from spikgpt.errors import LabelsError, listed, printable
 from spikgpt.types import Bools, Floats, Integers, Strings
 
-# Batches with fewer cells, or a smaller share of all cells, are joined: each label needs cells for its own level.
+# Batches with fewer cells, or a smaller share of all cells, are joined into one batch. Scores are compared within each
+# label of a batch, which needs enough cells.
 CELLS_OF_BATCH, SHARE_OF_BATCH = 100, 0.005
-# A column that is chosen by its name splits the cells if this share of the cells is in large enough batches.
+# A column that is chosen by its name is used if at least this share of the cells is in batches of sufficient size.
 SHARE_IN_BATCHES = 0.8
 # Names of columns with batches, in lower case, without separators.
 BATCH_KEYS = (
@@ -33,8 +34,8 @@ NO_LABEL = frozenset(
 class Batches(NamedTuple):
     """The batches of a query.
 
-    ``key`` joins the names of the columns by " x "; None for one batch. ``codes``, shape (n,), is the index of each
-    cell's batch.
+    ``key`` is the names of the columns of obs, joined by " x "; None if all cells are one batch. ``codes``, shape (n,),
+    is the index of each cell's batch.
     """
 
     key: str | None
@@ -52,15 +53,15 @@ def batches_of(adata: AnnData, batch_key: str | None, only: Bools | None = None)
     Parameters
     ----------
     batch_key
-        Column of ``obs``; None for one batch; ``auto`` for the columns that name batches, combined as long as most
-        cells are in batches that are large enough.
+        Column of ``obs``. None puts all cells into one batch. ``auto`` combines the columns that name batches, as long
+        as 80% of the cells are in batches of sufficient size.
     only
-        True for the cells that count, shape (n,); None for all cells.
+        True for the cells that count towards the size of a batch, shape (n,); None for all cells.
 
     Raises
     ------
     LabelsError
-        When there is no such column.
+        When ``obs`` has no column ``batch_key``.
     """
     obs = _in_memory(adata.obs)
     columns = {name: _codes_of(obs[name]) for name in batch_columns(obs, batch_key)}
@@ -89,12 +90,14 @@ def batch_columns(obs: pd.DataFrame, batch_key: str | None) -> list[str]:
 def combined_batches(columns: Mapping[str, Integers], cells: Floats, batch_key: str | None) -> Batches:
     """Return the batches of n groups of cells, with small batches joined into one.
 
+    A group is one cell, or several cells with the same values in all columns.
+
     Parameters
     ----------
     columns
-        Index of the value of each column of :func:`batch_columns` in each group, shape (n,).
+        For each column of :func:`batch_columns`, the index of its value in each group, shape (n,).
     cells
-        Number of cells of each group, shape (n,).
+        Number of cells in each group, shape (n,).
     """
     if batch_key is not None and (batch_key != "auto" or "auto" in columns):
         return Batches(batch_key, _joined_small(columns[batch_key], cells))
@@ -109,17 +112,20 @@ def combined_batches(columns: Mapping[str, Integers], cells: Floats, batch_key: 
 
 
 def _codes_of(column: pd.Series[Any]) -> Integers:
-    """Return an index for each value of a column; missing values are a value of their own."""
+    """Return the index of each row's value among the distinct values of a column; missing values count as a value."""
     return np.asarray(pd.factorize(column.astype(str), sort=True)[0], dtype=np.int64)
 
 
 def _least(cells: Floats) -> float:
-    """Return the least number of cells of a batch, given the number of cells of each group, shape (n,)."""
+    """Return the smallest size of a batch in cells, given the number of cells in each group, shape (n,)."""
     return max(CELLS_OF_BATCH, SHARE_OF_BATCH * float(cells.sum()))
 
 
 def _joined_small(codes: Integers, cells: Floats) -> Integers:
-    """Return codes from 0 where batches that are too small share one code; codes and numbers of cells: (n,)."""
+    """Return the batch index of each group, shape (n,), with one index for all batches that are too small.
+
+    ``codes`` is the batch index of each group before joining, and ``cells`` its number of cells, both of shape (n,).
+    """
     sizes = np.bincount(codes, cells, minlength=1)[codes]
     joined = np.where(sizes >= _least(cells), codes + 1, 0)
     return np.asarray(np.unique(joined, return_inverse=True)[1].ravel(), dtype=np.int64)
@@ -133,14 +139,14 @@ def counted(labels: Strings) -> dict[str, int]:
 
 
 def column_of(adata: AnnData, key: str) -> Any:
-    """Return a column of obs; refuse a name that is not there."""
+    """Return a column of obs; raise LabelsError if obs has no such column."""
     obs = _in_memory(adata.obs)
     _check_column(obs, key)
     return obs[key]
 
 
 def _in_memory(obs: Any) -> pd.DataFrame:
-    """Return obs as a table in memory; anndata.experimental.read_lazy returns lazy tables."""
+    """Return obs as a pandas table in memory, also if anndata.experimental.read_lazy returned it as a lazy table."""
     table: pd.DataFrame = obs.to_memory() if hasattr(obs, "to_memory") else obs
     return table
 
@@ -157,8 +163,8 @@ def _check_column(obs: pd.DataFrame, key: str) -> None:
 def labels_of(adata: AnnData, key: str) -> tuple[Strings, Bools]:
     """Return the labels of n cells, shape (n,), and a mask of the labelled cells, shape (n,).
 
-    A column holds text, categories, booleans, or whole numbers such as those of clusters; a measurement is refused.
-    Cells with NaN, empty text or a word such as "nan", "NA" or "unknown" get an empty label.
+    A column holds text, categories, booleans, or whole numbers such as those of clusters. Other numbers are taken for a
+    measurement and refused. Cells with NaN, empty text or a word such as "nan", "NA" or "unknown" get an empty label.
     """
     column = column_of(adata, key)
     stated = column.dropna()
@@ -183,7 +189,7 @@ def labels_of(adata: AnnData, key: str) -> tuple[Strings, Bools]:
 
 
 def text_of(value: Any) -> Any:
-    """Return bytes, as R writes text, as text, and any other value unchanged."""
+    """Decode bytes, which R writes in place of text; return any other value unchanged."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
@@ -210,7 +216,7 @@ def check_trainable(labels: Strings, *, minimum_classes: int = 2, minimum_cells:
 
 
 def _label(value: object) -> str:
-    """Return a label as one line of text, empty for a missing label."""
+    """Return a label as one line of text; the text is empty for a missing label."""
     text = str(text_of(value)).strip()
     if not text.isprintable():
         text = printable(" ".join(text.split()))

@@ -29,23 +29,25 @@ from spikgpt.cells.storage import is_array
 from spikgpt.kernels import compiled
 from spikgpt.types import Integers
 
-# Bytes of a dense matrix that are read at a time. The C library maps larger arrays anew each time, which takes longer.
+# Number of bytes of a dense matrix that are read at a time. For larger arrays the C library requests new memory each
+# time, which takes longer.
 TILE_BYTES = 8 * 1024 * 1024
-# Larger chunks are kept after a read, because the next read may need the rest of the last chunk. HDF5 keeps smaller
-# ones.
+# Chunks of more bytes are kept after a read, because the next read may need the rest of the last chunk. The HDF5
+# library itself keeps smaller chunks.
 LARGE_CHUNK = 8 * 1024 * 1024
-# Largest decoded rows of chunks of a dense matrix; with taller chunks the values are sorted by cells in a file.
+# Largest size in bytes of one row of decoded chunks of a dense matrix. With chunks of more rows, the values are sorted
+# by cells in a temporary file.
 BAND_BYTES = 512 * 1024 * 1024
-# Bytes of the smallest chunk that is a tile of its own if it is compressed with gzip.
+# Smallest chunk in bytes that is read as a tile of its own, if the chunk is compressed with gzip.
 SEPARATE_CHUNK = 128 * 1024
 # Approximate number of values of a dense matrix per value that is not 0.
 TYPICAL_ZEROS = 10
-# Consecutive rows of a CSR matrix that are read at once if only some are wanted.
+# Number of consecutive rows of a CSR matrix that are read together, even if only some of the rows are wanted.
 SPAN = 32
 
 
 def keep_on_disk(matrix: Any, name: object) -> Any:
-    """Return a matrix of an AnnData, with its rows read on demand if it is on disk."""
+    """Return a matrix of an AnnData; a matrix on disk becomes a :class:`MatrixOnDisk`, which reads rows on demand."""
     is_sparse = isinstance(matrix, CSRDataset | CSCDataset)
     if not is_sparse and not is_array(matrix):
         return matrix
@@ -62,21 +64,21 @@ class StoredCSR(MatrixOnDisk):
         super().__init__(name, stored.shape)
         self._starts = np.asarray(stored.group["indptr"][:], dtype=np.int64)
         self._parts = [_Values(fast_array(stored.group[part])) for part in PARTS[:2]]
-        # Rows of a chunk on average.
+        # The average number of rows in a chunk.
         values = max(1, int(self._starts[-1]))
         self.span = max(SPAN, max(part.chunk for part in self._parts) * self.shape[0] // values)
 
     def stored_rows(self, start: int, stop: int) -> StoredRows:
-        """Return consecutive rows as they are stored."""
+        """Return the rows ``start`` to ``stop`` (excluded) as they are stored."""
         first, last = int(self._starts[start]), int(self._starts[stop])
         data, indices = (part.read(first, last) for part in self._parts)
         return StoredRows(data, indices, self._starts[start : stop + 1] - first)
 
 
 class _Banded(MatrixOnDisk):
-    """A matrix with bands of rows that are read together; ``span`` is the number of rows of a band.
+    """A matrix on disk that is read in bands of consecutive rows; ``span`` is the number of rows of a band.
 
-    The bands of a sample of rows are kept in a file, as all rows are read later.
+    Bands that were read for a sample of rows are kept in a temporary file, because all rows are read later.
     """
 
     _last: tuple[int, sparse.csr_matrix] | None = None
@@ -87,7 +89,7 @@ class _Banded(MatrixOnDisk):
         return RowCache(self.shape[1])
 
     def __getitem__(self, index: slice | Integers) -> sparse.csr_matrix:
-        """Return some rows, by a slice or by ascending numbers, in arrays that the caller may change."""
+        """Return the rows of a slice or of ascending row numbers, in arrays that the caller may change."""
         self._sampled = not isinstance(index, slice)
         try:
             return super().__getitem__(index)
@@ -95,7 +97,7 @@ class _Banded(MatrixOnDisk):
             self._sampled = False
 
     def stored_rows(self, start: int, stop: int) -> StoredRows:
-        """Return consecutive rows."""
+        """Return the rows ``start`` to ``stop`` (excluded)."""
         parts = []
         for number in range(start // self.span, -(-stop // self.span) if stop > start else 0):
             if self._last is None or self._last[0] != number:
@@ -105,9 +107,9 @@ class _Banded(MatrixOnDisk):
         return _stacked(parts, self.shape[1])
 
     def _kept_band(self, number: int) -> sparse.csr_matrix:
-        """Return the rows of a band; those of a sample are kept in a file."""
+        """Return the rows of a band; keep the band in a temporary file if it was read for a sample of rows."""
         if self.by_columns:
-            return self._band(number)  # from a file
+            return self._band(number)  # already in a temporary file
         if (band := self._cache.get(number)) is None:
             band = self._band(number)
             if self._sampled:
@@ -116,7 +118,7 @@ class _Banded(MatrixOnDisk):
 
     @abstractmethod
     def _band(self, number: int) -> sparse.csr_matrix:
-        """Return the rows of a band."""
+        """Return the rows of the band with this number."""
 
 
 class StoredCSC(_Banded):
@@ -149,7 +151,7 @@ class StoredCSC(_Banded):
                 check_columns(rows, self.shape[0], self.name)
                 parts = data.read(first, last), rows, np.clip(starts[column : end + 1], first, last) - first
                 buckets.append(sparse.csc_matrix(parts, shape=(self.shape[0], end - column)), int(column))
-                # All cells gain values with each block; the bar shows their share.
+                # Each block holds values of all cells, so the bar shows the share of the values that are sorted.
                 bar.update(self.shape[0] * last // n_values - bar.n)
         return buckets
 
@@ -157,19 +159,19 @@ class StoredCSC(_Banded):
 class StoredDense(_Banded):
     """A dense matrix of an open store, read in tiles that are aligned to its chunks.
 
-    If the chunks are tall, the values are sorted by rows in a temporary file when they are first read.
+    If a chunk holds many rows, the values are sorted by rows in a temporary file when they are first read.
     """
 
     def __init__(self, stored: Any, name: object) -> None:
         super().__init__(name, stored.shape)
         self._array, columns = fast_array(stored), self.shape[1]
-        # Shape of a tile.
+        # Number of rows and columns of a tile.
         self._height, self._width = map(int, stored.chunks or (1, columns))
         row_bytes = max(1, columns * stored.dtype.itemsize)
         self.by_columns = self._height * row_bytes > BAND_BYTES
         chunk_bytes = self._height * self._width * stored.dtype.itemsize
         if isinstance(self._array, GzipArray) and chunk_bytes >= SEPARATE_CHUNK:
-            pass  # chunk by chunk, without a copy
+            pass  # each chunk is a tile, which avoids a copy
         elif self._height * row_bytes > TILE_BYTES:
             self._width *= max(1, TILE_BYTES // chunk_bytes)
         else:
@@ -180,7 +182,7 @@ class StoredDense(_Banded):
         self.span = 1 << self._bits if self.by_columns else self._height if stored.chunks else 1
 
     def stored_rows(self, start: int, stop: int) -> StoredRows:
-        """Return consecutive rows."""
+        """Return the rows ``start`` to ``stop`` (excluded)."""
         if self._array.chunks:
             return super().stored_rows(start, stop)
         check_numbers(self._array.dtype, self.name)
@@ -194,19 +196,19 @@ class StoredDense(_Banded):
         return self._buckets.read(number) if self.by_columns else self._sparse(self._tiles(number * self.span))
 
     def _tiles(self, row: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """Yield the first column and the values of the tiles with some row as their first."""
+        """Yield the first column and the values of each tile whose first row is ``row``."""
         for column in range(0, self.shape[1], self._width):
             tile = np.asarray(self._array[row : row + self._height, column : column + self._width])
             yield column, tile.astype(tile.dtype.newbyteorder("="), copy=False)
 
     def _sparse(self, tiles: Iterable[tuple[int, npt.NDArray[Any]]]) -> sparse.csr_matrix:
-        """Return the nonzero values of tiles that lie side by side."""
+        """Return the nonzero values of tiles of the same rows as one CSR matrix."""
         if self._kernel is None:
             return _joined((sparse_rows(tile) for _, tile in tiles), "csr")
         position, ends = 0, []
         for first, tile in tiles:
             if self._scratch is None:
-                # Pages of memory that nothing is written to take no room.
+                # The system provides memory only for the parts of these large arrays that are written to.
                 size = max(self._height, len(tile)) * self.shape[1] + 1
                 self._scratch = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.int32)
             ends.append(np.empty(len(tile), dtype=np.int64))
@@ -236,19 +238,19 @@ class StoredDense(_Banded):
 
 
 def _stacked(parts: list[sparse.csr_matrix], n_columns: int) -> StoredRows:
-    """Return a copy of the rows of matrices in one."""
+    """Stack the rows of several CSR matrices with ``n_columns`` columns; the result is a copy."""
     rows = sparse.vstack([sparse.csr_matrix((0, n_columns), dtype=np.float32), *parts], format="csr")
     return StoredRows(rows.data, rows.indices, rows.indptr.astype(np.int64))
 
 
 def _joined(tiles: Iterable[Any], form: str) -> Any:
-    """Return tiles side by side."""
+    """Join sparse tiles of the same rows side by side; ``form`` is the sparse format of the result."""
     tiles = list(tiles)
     return tiles[0] if len(tiles) == 1 else sparse.hstack(tiles, format=form)
 
 
 def sparse_rows(dense: npt.NDArray[Any]) -> sparse.csr_matrix:
-    """Return the values of a dense array, (n, G), that are not 0, in float32; NaN is a value."""
+    """Return a dense array, shape (n, G), as a float32 CSR matrix of its values that are not 0; NaN is kept."""
     n_rows, n_columns = dense.shape
     # Flat indices take half the time of indices by row and column.
     at = np.flatnonzero(dense != 0)
@@ -260,7 +262,7 @@ def sparse_rows(dense: npt.NDArray[Any]) -> sparse.csr_matrix:
 
 
 class _Values:
-    """A stored array of one dimension, of which each large chunk is decoded once by consecutive reads."""
+    """A stored array of one dimension; consecutive reads decode each large chunk only once."""
 
     def __init__(self, array: Any) -> None:
         self._array = array
@@ -269,7 +271,7 @@ class _Values:
         self._start, self._window = 0, np.empty(0, dtype=array.dtype)
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Return some values, in the byte order of the machine."""
+        """Return the values ``start`` to ``stop`` (excluded), in the byte order of the machine."""
         if not self._keep:
             return self._native(self._array[start:stop])
         end = self._start + len(self._window)

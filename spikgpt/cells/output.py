@@ -1,4 +1,4 @@
-"""Write results next to the content of the input; no file is left half-written."""
+"""Write results into a copy of the input or into a table; an interrupted write leaves no incomplete file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from spikgpt.cells.stored import CATEGORIES, check_readable, columns_of, names_o
 from spikgpt.errors import ConfigError, DataError, install_command, warn, with_noun
 from spikgpt.files import replacing
 
-# Start of a formula for spreadsheets, also in full width; signed numbers and single signs are no formula.
+# Text that a spreadsheet takes for a formula: its first character is =, +, -, @ (also in full width), a tab or a line
+# end. Signed numbers and single plus or minus signs are not formulas.
 FORMULA = re.compile(r"(?![+-]((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)?\Z)[-=+@\t\r\n\uff0b\uff0d\uff1d\uff20]")
 
 
@@ -40,8 +41,8 @@ def write_copy(
 ) -> None:
     """Write a copy of a file of cells with elements added or replaced; ``target`` appears once it is complete.
 
-    An ``.h5ad`` file or a ``.zarr`` folder is copied byte for byte, with a warning if anndata cannot read an element of
-    it. Other kinds of files, and a target of the other kind, are written by anndata.
+    If source and target are both ``.h5ad`` files or both ``.zarr`` folders, the source is copied byte for byte. A
+    warning then names an element that anndata cannot read. In all other cases anndata writes the target.
 
     Parameters
     ----------
@@ -49,17 +50,17 @@ def write_copy(
         New elements by name: columns of obs, shape (n,), arrays of obsm, shape (n, d), and any value of uns that
         anndata can write.
     obs_names
-        Names of the cells of the elements, in order; a source with other names is refused.
+        Names of the cells to which the rows of the new elements belong, in order. A source with other names is refused.
     identity
-        :func:`spikgpt.cells.storage.identity_of` the source before it was read; a source that was changed or replaced
-        since then is refused.
+        Result of :func:`spikgpt.cells.storage.identity_of` for the source, from before it was read. A source that was
+        changed or replaced since then is refused.
     """
     names = None if obs_names is None else list(map(str, obs_names))
     added = {"obs": dict(obs or {}), "obsm": dict(obsm or {}), "uns": dict(uns or {})}
     written = ZARR if target.suffix.lower() == ".zarr" else H5AD
     kind, unreadable = stored_kind(source), ""
     remedy = f"{source} is damaged, or the disk is full, or you may not write here. Correct that, or name another file."
-    # pandas 3 writes names as nullable strings, which anndata writes only with this setting.
+    # pandas 3 holds names as nullable strings, which anndata writes only with this setting.
     nullable = anndata.settings.override(allow_write_nullable_strings=True)
     with as_data_errors(target, "written", remedy), replacing(target) as temporary, nullable:
         if kind != written:
@@ -67,14 +68,14 @@ def write_copy(
             _check_same(source, identity, names, list(adata.obs_names))
             for group, elements in added.items():
                 for name, value in elements.items():
-                    getattr(adata, group)[name] = _plain(value)  # by row, not by index
+                    getattr(adata, group)[name] = _plain(value)  # a Series would be aligned by its index
             (adata.write_zarr if written == ZARR else adata.write_h5ad)(temporary)
             return
         _copy(source, temporary)
         with open_store(temporary, writable=True, name=source) as root:
             _check_same(source, identity, names, obs_names_of(root, source))
             _add(root, added, source)
-        # Some zarr folders repeat their metadata in one place.
+        # Some zarr folders repeat all metadata in one file, which has to be written again.
         if kind == ZARR and zarr.open_group(source, mode="r").metadata.consolidated_metadata is not None:
             zarr.consolidate_metadata(temporary)
         with open_store(temporary, name=source) as root:
@@ -85,14 +86,17 @@ def write_copy(
             try:
                 check_readable(root, source)
             except DataError as error:
-                # The element is damaged in the source too, of which the output is a copy.
+                # The output is a copy, so the element is damaged in the source too.
                 unreadable = str(error)
     if unreadable:
         warn(unreadable)
 
 
 def write_table(parts: Iterable[pd.DataFrame], path: Path) -> None:
-    """Write one row per cell, in the format of the file's ending; only parquet needs all parts in memory."""
+    """Write a table with one row per cell, as parquet or as text by the file's ending.
+
+    Only parquet needs all parts of the table in memory.
+    """
     if path.suffix.lower() != ".parquet":
         write_csv(parts, path)
         return
@@ -105,7 +109,7 @@ def write_table(parts: Iterable[pd.DataFrame], path: Path) -> None:
 
 
 def write_csv(parts: Iterable[pd.DataFrame], path: Path, *, index: bool = True) -> None:
-    """Write parts of a table, with or without its index, as text without formulas.
+    """Write parts of a table as text, with or without the index, so that spreadsheets take no text for a formula.
 
     The columns are separated by commas, or by tabs in a ``.tsv`` file. A file that ends in ``.gz`` is compressed.
     """
@@ -114,12 +118,12 @@ def write_csv(parts: Iterable[pd.DataFrame], path: Path, *, index: bool = True) 
     with ExitStack() as opened:
         file: Any = opened.enter_context(opened.enter_context(replacing(path)).open("wb"))
         if compressed:
-            # No time and no name of the file, which would differ from run to run.
+            # The gzip header gets no time and no file name, because these differ from run to run.
             file = opened.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0))
         text = opened.enter_context(io.TextIOWrapper(file, encoding="utf-8", newline=""))
         for number, part in enumerate(parts):
             frame = _without_formulas(part)
-            # Python writes a carriage return without quotes, and readers take it for the end of a line.
+            # Without quotes, readers would take a carriage return within a text for the end of the line.
             quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if _has_returns(frame) else csv.QUOTE_MINIMAL
             frame.to_csv(text, sep=separator, header=number == 0, index=index, quoting=quoting, lineterminator="\n")
 
@@ -162,7 +166,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _check_same(source: Path, identity: Identity | None, names: list[str] | None, current: list[str]) -> None:
-    """Refuse a source that changed since it was read, because its cells would get the labels of other cells."""
+    """Raise DataError if the source changed since it was read, because cells would get the labels of other cells."""
     if names is not None and names != current:
         change = (
             f"now holds {with_noun(len(current), 'other cell')} than the {len(names)} that were read, or "
@@ -177,7 +181,7 @@ def _check_same(source: Path, identity: Identity | None, names: list[str] | None
 
 
 def _add(root: Any, added: Mapping[str, Mapping[str, Any]], source: Path) -> None:
-    """Write elements, and replace those of the same name."""
+    """Write new elements into an open store; a new element replaces a stored element of the same name."""
     attributes, names = root["obs"].attrs, names_of(root["obs"], source)
     order = columns_of(root["obs"], names)
     if names in added["obs"]:
@@ -185,7 +189,7 @@ def _add(root: Any, added: Mapping[str, Mapping[str, Any]], source: Path) -> Non
         raise DataError(msg)
     for group, elements in added.items():
         if elements and group not in root:
-            write_elem(root, group, {})  # with encoding metadata, which new groups lack
+            write_elem(root, group, {})  # also writes the encoding metadata that anndata needs
         for name, value in elements.items():
             write_elem(root[group], name, _plain(value))
     if new := [name for name in added["obs"] if name not in order]:
@@ -197,7 +201,7 @@ def _add(root: Any, added: Mapping[str, Mapping[str, Any]], source: Path) -> Non
 
 
 def _plain(value: Any) -> Any:
-    """Return the array of a Series, and any other value unchanged."""
+    """Return a Series as an array without its index; return any other value unchanged."""
     if not isinstance(value, pd.Series):
         return value
     return value.to_numpy() if isinstance(value.dtype, np.dtype) else value.array

@@ -10,16 +10,16 @@ from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
-# Called with the name of a step, the number of cells that are done, and that of all cells if it is known.
+# Function that is called with the name of a step, the number of finished cells, and the number of all cells or None.
 Listener: TypeAlias = Callable[[str, int, int | None], None]
-# Setting of :func:`showing`; without that context, steps show no bar.
+# Setting of :func:`showing`; outside of this context manager, steps show no progress bar.
 _SHOWN: ContextVar[bool | None] = ContextVar("progress", default=False)
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 @contextmanager
 def showing(progress: bool | None) -> Iterator[None]:
-    """Let the steps within show a progress bar; None for only on a terminal."""
+    """Show progress bars of the steps within this context; with ``progress`` None, show bars only on a terminal."""
     token = _SHOWN.set(progress)
     try:
         yield
@@ -29,7 +29,7 @@ def showing(progress: bool | None) -> Iterator[None]:
 
 @contextmanager
 def reporting(listener: Listener) -> Iterator[None]:
-    """Report the progress of the steps within to a function instead of a bar."""
+    """Report the progress of the steps within this context to a function instead of showing a bar."""
     token = _LISTENER.set(listener)
     try:
         yield
@@ -38,7 +38,7 @@ def reporting(listener: Listener) -> Iterator[None]:
 
 
 def progress_bar(task: str, cells: int | None, progress: bool | None) -> Any:
-    """Return a bar on standard error with cells and time left; with ``progress`` None it shows only on a terminal."""
+    """Return a progress bar of cells on standard error; with ``progress`` None it is shown only on a terminal."""
     if (listener := _LISTENER.get()) is not None:
         return _Report(task, cells, listener)
     return tqdm(desc=task, total=cells, unit=" cells", disable=None if progress is None else not progress)
@@ -50,14 +50,14 @@ def inner_bar(task: str, cells: int) -> Any:
 
 
 class _Report:
-    """Stand-in for a progress bar that reports to a listener."""
+    """Object with the methods of a progress bar that reports to a function."""
 
     def __init__(self, task: str, total: int | None, listener: Listener) -> None:
         self.task, self.total, self.done, self._listener = task, total, 0, listener
         self.update(0)
 
     def update(self, cells: int = 1) -> None:
-        """Count further cells."""
+        """Add finished cells, and report the number of all finished cells."""
         self.done += cells
         self._listener(self.task, self.done, self.total)
 
@@ -67,4 +67,4 @@ class _Report:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the step."""
+        """Do nothing at the end of a step."""

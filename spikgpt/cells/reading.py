@@ -87,7 +87,7 @@ def stored_kind(path: Path) -> str:
 
 
 def _read_old(unpacked: Path, path: object) -> AnnData:
-    """Let anndata read a store of before version 0.7."""
+    """Read a store that was written by anndata before version 0.7."""
     with as_data_errors(path):
         if unpacked.is_dir():
             adata = anndata.io.read_zarr(zarr.open_group(unpacked, mode="r", use_consolidated=False))
@@ -115,7 +115,7 @@ def _checked(adata: AnnData, path: object) -> AnnData:
 
 @contextmanager
 def _unpacked(path: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the kind of a file and its path, for HDF5 in gzip that of an unpacked copy."""
+    """Yield the kind of a file and its path; for gzipped HDF5, the path of an unpacked temporary copy."""
     with tempfile.TemporaryDirectory(prefix="spikgpt-") as folder:
         name = path
         with as_data_errors(path):

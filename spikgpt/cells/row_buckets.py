@@ -1,4 +1,4 @@
-"""Rows of a matrix that is stored by columns, from a temporary file, in bounded memory.
+"""Read rows of a matrix that is stored by columns, by way of a temporary file and in bounded memory.
 
 The values are distributed to buckets of consecutive rows in one pass, as in a bucket sort. A bucket is sorted when its
 rows are read.
@@ -20,15 +20,16 @@ from scipy import sparse
 from spikgpt.errors import ConfigError
 from spikgpt.kernels import compiled
 
-# Rows of a bucket at most, as a power of 2, and values of a bucket at most in a matrix of even rows.
+# Base-2 logarithm of the largest number of rows in a bucket. Largest number of values in a bucket, if all rows hold
+# equally many values.
 MOST_BITS, BUCKET_VALUES = 8, 512 * 1024
-# Errors of the system for a full disk.
+# Error codes of the system for a full disk.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def temporary_space(content: object) -> Iterator[None]:
-    """Turn the error of a full temporary folder, to which ``content`` is written, into a ConfigError."""
+    """Turn the error of a full temporary folder into a ConfigError; ``content`` names the data that is written."""
     try:
         yield
     except OSError as error:
@@ -42,16 +43,16 @@ def temporary_space(content: object) -> Iterator[None]:
 
 
 def close_temporary(file: Any) -> None:
-    """Close a temporary file, also if the rest of its content cannot be written."""
+    """Close a temporary file; ignore an error if the rest of its content cannot be written."""
     with suppress(OSError):
         file.close()
 
 
 class _Block(NamedTuple):
-    """Position in the file of one block of values, which are sorted by bucket.
+    """Position in the temporary file of one block of values, which are sorted by bucket.
 
-    ``starts``, shape (buckets + 1,), are the indices of each bucket's first value. The columns start at the byte
-    ``columns``, and the packed values, of type ``dtype``, at the byte ``packed``.
+    ``starts``, shape (buckets + 1,), are the indices of each bucket's first value. The column numbers start at byte
+    ``columns`` of the file. The packed values, of type ``dtype``, start at byte ``packed``.
     """
 
     starts: npt.NDArray[np.integer[Any]]
@@ -61,20 +62,20 @@ class _Block(NamedTuple):
 
 
 def bucket_bits(n_rows: int, n_values: int) -> int:
-    """Return the number of rows of a bucket, as a power of 2, for a matrix with about so many values."""
+    """Return the base-2 logarithm of the number of rows in a bucket, for a matrix with about ``n_values`` values."""
     rows = BUCKET_VALUES * max(1, n_rows) // max(1, n_values)
     return min(MOST_BITS, max(1, rows).bit_length() - 1)
 
 
 class RowBuckets:
-    """Values of a sparse matrix in a temporary file, which is deleted even if the process is killed.
+    """Buckets of rows of a sparse matrix, in a temporary file that is deleted even if the process is killed.
 
     Parameters
     ----------
     shape
         Rows and columns of the matrix.
     bits
-        Rows of a bucket, as a power of 2; see :func:`bucket_bits`.
+        Base-2 logarithm of the number of rows in a bucket; see :func:`bucket_bits`.
     """
 
     def __init__(self, shape: tuple[int, int], bits: int, name: object) -> None:
@@ -86,12 +87,12 @@ class RowBuckets:
         weakref.finalize(self, close_temporary, self._file)
 
     def append(self, block: sparse.csc_matrix, first: int) -> None:
-        """Add the values of columns from ``first`` on.
+        """Append the values of consecutive columns; ``first`` is the number of the first column.
 
         Parameters
         ----------
         block
-            All rows of these columns. Values are stored in float32.
+            All rows of these columns. Values are stored as float32.
         """
         starts, columns, packed = (self._by_bucket if self._kernel is None else self._by_bucket_compiled)(block, first)
         with temporary_space(f"{self._name}, which is stored by genes and is sorted by cells there"):
@@ -103,9 +104,9 @@ class RowBuckets:
         self._blocks.append(_Block(starts, at, middle, packed.dtype))
 
     def _by_bucket(self, block: sparse.csc_matrix, first: int) -> tuple[npt.NDArray[Any], ...]:
-        """Return the first value of each bucket, and the columns and the packed values, sorted by bucket."""
+        """Return the index of each bucket's first value, and column numbers and packed values sorted by bucket."""
         packed = _packed(block.data, block.indices & ((1 << self._bits) - 1), self._bits)
-        # The conversion is a counting sort by bucket.
+        # SciPy's conversion from CSC to CSR is a counting sort by bucket.
         shape = (-(-self.shape[0] >> self._bits), block.shape[1])
         by_bucket = sparse.csc_matrix((packed, block.indices >> self._bits, block.indptr), shape=shape).tocsr()
         columns = by_bucket.indices
@@ -124,7 +125,7 @@ class RowBuckets:
         return starts, columns, packed
 
     def read(self, bucket: int) -> sparse.csr_matrix:
-        """Return the rows of a bucket, float32, with sorted columns and sums of repeated values."""
+        """Return the rows of a bucket in float32, with sorted columns; repeated values of one position are summed."""
         ends = np.cumsum([0, *(block.starts[bucket + 1] - block.starts[bucket] for block in self._blocks)])
         n_values = int(ends[-1])
         columns = np.empty(n_values, dtype=self._columns)
@@ -141,12 +142,15 @@ class RowBuckets:
             *parts, once = self._kernel.sorted_rows(rows, columns, values, n_rows)
             if once:
                 return sparse.csr_matrix(tuple(parts), shape=(n_rows, self.shape[1]))
-        # The conversion is a counting sort by row, which keeps the order of columns.
+        # SciPy's conversion from COO to CSR is a counting sort by row, which keeps the order of columns.
         return sparse.coo_matrix((values, (rows, columns.astype(np.int32))), shape=(n_rows, self.shape[1])).tocsr()
 
 
 def _packed(values: npt.NDArray[Any], rows: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
-    """Return each value and its row, of ``bits`` bits, in one integer: 32 bits for small whole values, else 64 bits."""
+    """Pack each value and its row in the bucket into one integer: 32 bits for small whole values, else 64 bits.
+
+    The row takes the lowest ``bits`` bits.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         values = values.astype(np.float32, copy=False)
         whole = values.astype(np.int32)
@@ -161,6 +165,6 @@ def _packed(values: npt.NDArray[Any], rows: npt.NDArray[Any], bits: int) -> npt.
 
 
 def _unpacked(packed: npt.NDArray[Any], bits: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return rows and float32 values from :func:`_packed`."""
+    """Return the rows in the bucket and the values that :func:`_packed` has packed."""
     rows, values = packed & ((1 << bits) - 1), packed >> bits
     return rows, values if packed.dtype == np.int32 else values.astype(np.int32).view(np.float32)

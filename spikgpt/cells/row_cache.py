@@ -1,4 +1,4 @@
-"""Blocks of rows in a temporary file, so that they need not be decompressed a second time."""
+"""Keep blocks of rows in a temporary file, so that the rows need not be decompressed a second time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spikgpt.cells.row_buckets import close_temporary
 
 
 class RowCache:
-    """Blocks of rows by their numbers, in a temporary file that is deleted even if the process is killed.
+    """Numbered blocks of rows, in a temporary file that is deleted even if the process is killed.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class RowCache:
         weakref.finalize(self, close_temporary, self._file)
 
     def add(self, number: int, rows: sparse.csr_matrix) -> None:
-        """Keep a block of rows, or do nothing if the disk is full."""
+        """Store a block of rows; do nothing if the disk is full."""
         with suppress(OSError):
             position = self._file.seek(0, 2)
             save_rows(self._file, rows)
@@ -38,7 +38,7 @@ class RowCache:
             self._positions[number] = position
 
     def get(self, number: int) -> sparse.csr_matrix | None:
-        """Return a block of rows, or None if it was not kept."""
+        """Return the block of rows with this number, or None if the block was not stored."""
         if number not in self._positions:
             return None
         self._file.seek(self._positions[number])
@@ -46,7 +46,7 @@ class RowCache:
 
 
 def save_rows(file: Any, rows: sparse.csr_matrix) -> None:
-    """Write rows to an open file; small counts take one byte, and indices of columns two."""
+    """Write rows to an open file; small counts take one byte each, and column indices two bytes."""
     indices = rows.indices.astype(np.uint16) if rows.shape[1] <= 1 << 16 else rows.indices
     for array in (_small(rows.data), indices, rows.indptr):
         np.save(file, array)
@@ -60,7 +60,7 @@ def load_rows(file: Any, n_columns: int) -> sparse.csr_matrix:
 
 
 def _small(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return float32 values in uint8 if this changes none of them, else as they are."""
+    """Return float32 values as uint8 if no value changes; otherwise return the values as given."""
     if values.dtype != np.float32:
         return values
     with np.errstate(invalid="ignore"):

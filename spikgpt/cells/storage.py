@@ -1,7 +1,7 @@
 """Open HDF5 files and zarr folders, after a check of their structure.
 
-A file of a hundred bytes may declare an array of a terabyte, or link to other files on the machine. Such files are
-refused.
+A file of a hundred bytes may declare an array of a terabyte, or link to other files on the machine. Files of either
+kind are refused.
 A damaged file may also let the HDF5 library hang, so a second process reads it first; see :mod:`spikgpt.cells.walk`.
 """
 
@@ -27,7 +27,8 @@ import zarr
 from spikgpt.errors import DataError, SpikGPTError, fault
 
 REMEDY = "Write it again with adata.write_h5ad() or adata.write_zarr(), or copy it again if it was copied."
-# Pattern in the message of a library, and the cause and the remedy. {0} is the first group of the pattern.
+# Pattern in the error message of a library, and a sentence on the cause and the remedy. {0} is the first group of the
+# pattern.
 DAMAGES = (
     (
         r"truncated file: eof = (\d+),.* stored_eof = (\d+)",
@@ -69,14 +70,15 @@ UNKNOWN_CAUSE = (
     "This is the message of the library. If anndata reads the file, write it again with adata.write_h5ad(); if not, "
     "make or copy the file again."
 )
-# Bytes of the HDF5 chunks kept of each matrix: rows that are read one by one often share a chunk.
+# Size in bytes of HDF5's chunk cache for each array: rows that are read one by one often share a chunk.
 CHUNK_CACHE = 16 * 1024 * 1024
-# Bytes of arrays per byte of the file at most, and bytes of arrays that any file may declare.
+# Largest ratio of the declared size of all arrays to the size of the file. Size of all arrays in bytes that any file
+# may declare.
 LARGEST_RATIO, ALWAYS_ALLOWED = 500, 256 * 1024 * 1024
-# Chunks that any array may have; more chunks need files, or bytes, of their own.
+# Number of chunks that any array may have. For more chunks, the store must have more files or more bytes.
 MOST_CHUNKS = 10_000
-# Seconds for the second process, plus one second for so many bytes. Most files need less than one second; the limit
-# leaves time for a busy machine or a slow disk.
+# Time limit of the second process in seconds, and number of bytes for each further second. Most files need less than
+# one second. The limit leaves time for a busy machine or a slow disk.
 WALK_SECONDS, WALK_BYTES = 8, 20 * 1024 * 1024
 
 # Path, device, inode, size and time of change of each file.
@@ -90,15 +92,15 @@ def as_data_errors(name: object, action: str = "read", remedy: str = "") -> Iter
     Parameters
     ----------
     name
-        The file or the part of it, for the message.
+        Name of the file, or of a part of the file, in the message.
     action
-        The verb of the message: "cannot be read".
+        Verb of the message, such as "read" in "cannot be read".
     remedy
-        Likely cause and remedy, for errors of unknown cause.
+        Likely cause and remedy, for an error whose cause is not in ``CAUSES``.
     """
     try:
         with warnings.catch_warnings():
-            # Repeated names, old encodings and unusual metadata of zarr do no harm.
+            # Warnings about repeated names, old encodings and unusual zarr metadata are harmless.
             warnings.simplefilter("ignore")
             yield
     except SpikGPTError:
@@ -118,7 +120,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def _cause(reason: str, causes: tuple[tuple[str, str], ...]) -> str | None:
-    """Return the cause and the remedy for the message of a library, or None if it is not known."""
+    """Return the sentence on cause and remedy for the error message of a library; None for an unknown message."""
     for pattern, sentence in causes:
         if match := re.search(pattern, reason):
             return sentence.format(*match.groups())
@@ -165,7 +167,7 @@ def check_hdf5(path: Path, name: object, identity: Identity) -> None:
         When the second process hangs or crashes.
     """
     if not Path(sys.executable or "").name.lower().startswith(("python", "pypy")):
-        return  # an application with Python inside, which would be started again
+        return  # an application with Python inside; a second process would start the application again
     size = identity[0][3]
     seconds = WALK_SECONDS + size // WALK_BYTES
     arguments = map(
@@ -184,15 +186,15 @@ def check_hdf5(path: Path, name: object, identity: Identity) -> None:
         reason = f"the HDF5 library did not finish within {seconds} s"
     else:
         if 0 <= code < 256:
-            return  # finished, or h5py cannot be imported there
-        # Negative for a signal; Windows has large codes instead.
+            return  # the second process finished, or could not import h5py
+        # The exit code is negative after a signal; on Windows it is large after a crash.
         reason = f"the HDF5 library crashed ({signal.Signals(-code).name if code < 0 else hex(code)})"
     msg = f"{name} cannot be read: {reason}; expected an undamaged file. {REMEDY}"
     raise DataError(msg)
 
 
 def identity_of(path: Path) -> Identity:
-    """Return a key that differs once a file, or a file of a folder, is changed or replaced; empty for no file."""
+    """Return a key that changes if a file, or any file in a folder, is changed or replaced; empty for no file."""
     files = sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
     states = [(file, file.stat()) for file in files if file.exists()]
     return tuple((str(file), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns) for file, state in states)
@@ -204,12 +206,12 @@ def is_array(item: Any) -> bool:
 
 
 def most_bytes(size: int) -> int:
-    """Return the bytes of arrays that a file of ``size`` bytes may declare."""
+    """Return the largest size in bytes of all arrays together that a file of ``size`` bytes may declare."""
     return max(ALWAYS_ALLOWED, LARGEST_RATIO * size)
 
 
 def missing_chunks(array: Any) -> int:
-    """Return the number of chunks that are missing, and would be read as zeros or empty text."""
+    """Return the number of missing chunks of an array; missing chunks would be read as zeros or empty text."""
     if isinstance(array, zarr.Array):
         return max(0, int(array.nchunks - array.nchunks_initialized))
     if not array.chunks:
@@ -222,7 +224,7 @@ def _n_chunks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> int:
 
 
 def _check_arrays(root: Any, path: Path, name: object) -> None:
-    """Refuse links, and arrays that are larger than a file of this size can hold."""
+    """Raise DataError for links, and for arrays that are larger than a file of this size can hold."""
     files = [part for part in path.rglob("*") if not part.is_dir() or part.is_symlink()] if path.is_dir() else [path]
     if link := next((part for part in files if part.is_symlink() and part != path), None):
         msg = f"{name} holds a link, {link.name}; put the file itself there."
@@ -248,7 +250,7 @@ def _check_arrays(root: Any, path: Path, name: object) -> None:
 
 
 def _members(root: h5py.Group) -> Iterator[tuple[str, Any]]:
-    """Yield the path and the object of each member of a file, with None in place of links and repeated groups."""
+    """Yield the path and the object of each member of an HDF5 file, with None for links and repeated groups."""
     groups, seen = [root], set()
     while groups:
         group = groups.pop()

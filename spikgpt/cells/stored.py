@@ -19,27 +19,28 @@ from spikgpt.cells.obs import text_of
 from spikgpt.cells.storage import REMEDY, as_data_errors, is_array, missing_chunks, reason_of
 from spikgpt.errors import DataError, SpikGPTWarning
 
-# Bytes of a matrix that are read at a time.
+# Number of bytes of a matrix that are read at a time.
 BLOCK_BYTES = 32 * 1024 * 1024
 
-# Arrays with the names of cells or genes, where a writer in R sets no attribute.
+# Possible names of the array with the names of cells or genes. They are tried if the attribute _index is missing, as in
+# files of some writers in R.
 NAMES = ("_index", "index", "obs_names", "var_names", "row_names", "rownames")
 
-# Group of obs or var with the categories of columns of codes, as anndata 0.7 and SeuratDisk write it.
+# Group of obs or var in which anndata 0.7 and SeuratDisk store the categories of categorical columns.
 CATEGORIES = "__categories"
 
 
 def stored_cells(root: Any, path: object, *, in_memory: bool) -> AnnData | None:
-    """Return the cells of an open store, or None for the layout of before anndata 0.7.
+    """Return the cells of an open store, or None for a layout that is older than anndata 0.7.
 
-    An unreadable element is left out, except for ``X`` and the names of cells and genes. A warning names such
-    elements; unreadable elements of ``uns``, which labels do not need, are named only if everything is read.
+    An unreadable element is left out, except for ``X`` and the names of cells and genes. A warning names the elements
+    left out. Elements of ``uns`` are named only if ``in_memory`` is True, because labels do not need ``uns``.
 
     Parameters
     ----------
     in_memory
-        Read everything. By default matrices stay in the store, also large ones of ``obsm``, and ``varm``, ``obsp`` and
-        ``varp`` are left out.
+        True reads all elements into memory. False leaves matrices and large arrays of ``obsm`` in the store, and leaves
+        out ``varm``, ``obsp`` and ``varp``.
 
     Warns
     -----
@@ -103,7 +104,7 @@ def check_readable(root: Any, path: object) -> None:
 
     def read(function: Callable[[Any], Any], name: str, item: Any, iospec: Any) -> Any:
         if iospec.encoding_type == "anndata" or name.endswith("/"):
-            # anndata reads raw.X and raw.var of old files separately.
+            # Old files hold raw.X and raw.var beside X, and anndata reads these elements separately.
             return AnnData(**{key: read_dispatched(item[key], read) for key in item if not key.startswith("raw.")})
         if name == "/raw" and not is_array(item):
             return {key: read_dispatched(item[key], read) for key in ("X", "var", "varm") if key in item}
@@ -120,7 +121,7 @@ def check_readable(root: Any, path: object) -> None:
 
 
 def names_of(group: Any, path: object) -> str:
-    """Return the name of the array with the names of cells or genes in a stored obs or var."""
+    """Return the name of the array that holds the cell or gene names of a stored obs or var."""
     axis = group.name.rpartition("/")[2]
     if "_index" in group.attrs:
         return str(text_of(np.ravel(group.attrs["_index"])[0]))
@@ -140,14 +141,14 @@ def obs_names_of(root: Any, path: object) -> list[str]:
 
 
 def columns_of(group: Any, names: str) -> list[str]:
-    """Return the columns of a stored obs or var, in order, without that of the ``names``."""
+    """Return the column names of a stored obs or var in order, without the array ``names`` of cell or gene names."""
     if "column-order" in group.attrs:
         return [str(text_of(name)) for name in np.ravel(group.attrs["column-order"])]
     return [name for name in sorted(group) if name not in (names, CATEGORIES)]
 
 
 def _frame(group: Any, path: object, attempt: Callable[[str, Callable[[], Any]], Any]) -> pd.DataFrame:
-    """Return obs or var without unreadable columns."""
+    """Return a stored obs or var as a table, without unreadable columns."""
     names = names_of(group, path)
     if is_array(group[names]) and (lost := missing_chunks(group[names])):
         msg = f"{path} holds {group.name} with {lost} chunks of its names missing. {REMEDY}"
@@ -164,7 +165,7 @@ def _frame(group: Any, path: object, attempt: Callable[[str, Callable[[], Any]],
 
 
 def _column(group: Any, name: str) -> Any:
-    """Return a column of a stored obs or var, with text in place of bytes, as writers in R store it."""
+    """Return a column of a stored obs or var; bytes, which writers in R store in place of text, are decoded."""
     item = group[name]
     if is_array(item) and CATEGORIES in group and name in group[CATEGORIES]:
         ordered = bool(group[CATEGORIES][name].attrs.get("ordered", False))
@@ -185,7 +186,7 @@ def _element(item: Any, name: str) -> Any:
 
 
 def _large_element(item: Any, name: str) -> Any:
-    """Return a large array as it is in the store, after a check that it can be read, and other elements in memory."""
+    """Return a large array without loading it, after a check that it is readable; load any other element."""
     if not _is_large(item):
         return _element(item, name)
     _check_blocks(item)
@@ -193,7 +194,7 @@ def _large_element(item: Any, name: str) -> Any:
 
 
 def _is_large(item: Any) -> bool:
-    """Return True for a matrix that is read in blocks."""
+    """Return True for a dense matrix of more than ``BLOCK_BYTES`` bytes, which is read in blocks."""
     # A null element, such as uns["log1p"]["base"] of scanpy, has the shape None.
     if not is_array(item) or len(item.shape or ()) != 2 or item.attrs.get("encoding-type", "array") != "array":
         return False
@@ -201,7 +202,7 @@ def _is_large(item: Any) -> bool:
 
 
 def _check_blocks(array: Any) -> None:
-    """Read a matrix in blocks, which raises an error if it is damaged."""
+    """Read a matrix in blocks, so that a damaged matrix raises an error; the values are not kept."""
     step = max(1, BLOCK_BYTES // (array.shape[1] * array.dtype.itemsize))
     for start in range(0, array.shape[0], step):
         array[start : start + step]

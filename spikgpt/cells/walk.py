@@ -1,8 +1,8 @@
 """Read an HDF5 file in a process of its own, because a damaged file may let the HDF5 library hang or crash.
 
-The script is run as ``python walk.py FILE LIMIT SECONDS PATH...``. ``LIMIT`` is the largest size of an array in bytes,
-``SECONDS`` the time after which the process ends, and each ``PATH`` a folder to import from. The script imports nothing
-of SpikGPT, to start quickly.
+The script is run as ``python walk.py FILE LIMIT SECONDS PATH...``. ``LIMIT`` is the largest size of an array in bytes.
+After ``SECONDS`` the process ends. Each ``PATH`` is a folder to import from. The script imports nothing of SpikGPT, to
+start quickly.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if __name__ == "__main__":
 
 import h5py
 
-# Bytes of the largest array of numbers that is read. Larger arrays are plain bytes, but all text is read, because the
-# library has to follow pointers to it.
+# Largest array of numbers in bytes that is read. Larger arrays of numbers are plain bytes without pointers. All text is
+# read, because the library has to follow pointers to the text.
 SMALL = 1024 * 1024
 
 
 def read_all(path: Path, limit: int) -> int:
-    """Read attributes, text and small arrays, and return the number of objects; errors are left to the reader."""
+    """Read attributes, text and small arrays, and return the number of objects; ignore errors that Python can catch."""
     visited: set[int] = set()
     with suppress(Exception), h5py.File(path) as file:
         queue = [file["/"]]
@@ -40,7 +40,7 @@ def read_all(path: Path, limit: int) -> int:
 
 
 def _read(item: Any, limit: int) -> list[Any]:
-    """Read an object in spite of damaged parts, and return the members of a group."""
+    """Read an object in spite of damaged parts; return the members of a group, or an empty list for an array."""
     with suppress(Exception):
         for name in item.attrs:
             with suppress(Exception):
@@ -48,7 +48,7 @@ def _read(item: Any, limit: int) -> list[Any]:
     members = []
     if isinstance(item, h5py.Group):
         for name in item:
-            # Other links may lead to other files.
+            # Only hard links are followed, because other links may lead to other files.
             with suppress(Exception):
                 if isinstance(item.get(name, getlink=True), h5py.HardLink):
                     members.append(item[name])

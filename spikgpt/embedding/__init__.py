@@ -1,1 +1,1 @@
-"""Cells to vectors: principal components, an embedding in ``obsm``, scGPT's tokens."""
+"""Embeddings, which turn cells into vectors: principal components, vectors in ``obsm``, and scGPT."""

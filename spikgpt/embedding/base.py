@@ -13,7 +13,8 @@ from spikgpt.cells.expression import Cells, Expression
 from spikgpt.cells.genes import GeneList
 from spikgpt.types import Bools, Floats, InputReport, NetworkOutput, OnCells, Profiles, Scale
 
-# Runs the network on cells, none of them empty, with a scale.
+# Function that returns the network's output for cells, none of them empty. Its second argument is the gene means and
+# deviations that scale the cells; None for no scaling.
 Run = Callable[[AlignedCells, Scale | None], NetworkOutput]
 
 
@@ -24,10 +25,10 @@ class QueryCells:
     Attributes
     ----------
     rows
-        Reads the cells of a range of rows in chunks, while the caller iterates; the second argument is the number of
-        chunks to align at the same time.
+        Function that reads the cells of a range of rows in chunks, while the caller iterates. Its second argument is
+        the number of chunks to align at the same time.
     expression
-        Chosen values; None without expression.
+        Expression values that are read; None for an embedding without expression values.
     """
 
     n_obs: int
@@ -37,11 +38,11 @@ class QueryCells:
 
     @property
     def chunks(self) -> Iterator[AlignedCells]:
-        """Read all cells."""
+        """Yield all cells of the query in chunks."""
         return self.rows(range(self.n_obs), 1)
 
     def only(self, kept: Bools) -> QueryCells:
-        """Return the same cells with the counts of all but the ``kept`` cells removed; ``kept`` has shape (n,)."""
+        """Return all n cells, with the values of a cell set to 0 where ``kept``, shape (n,), is False."""
 
         def rows(part: range, threads: int) -> Iterator[AlignedCells]:
             start = part.start
@@ -54,10 +55,11 @@ class QueryCells:
 
 @dataclass(frozen=True)
 class Scaled:
-    """Scale of a query, with notes.
+    """Gene means and deviations that scale a query, with notes for the user.
 
-    ``output`` is the output of the network for the sample in this scale, if it was run. ``simulated_accuracy`` is that
-    of :class:`spikgpt.types.InputReport`.
+    ``scale`` is None for an embedding without a scale. ``name`` is the scaling method. ``output`` is the output of the
+    network for the sample of the query in this scale; None if the network was not run. ``simulated_accuracy`` is
+    described in :class:`spikgpt.types.InputReport`.
     """
 
     scale: Scale | None
@@ -67,17 +69,17 @@ class Scaled:
     simulated_accuracy: float | None = None
 
     def reported(self, report: InputReport) -> InputReport:
-        """Return a report with the scaling and its notes."""
+        """Return a copy of a report with the scaling method, its notes and the simulated accuracy."""
         notes = report.notes + self.notes
         return replace(report, scaling=self.name, notes=notes, simulated_accuracy=self.simulated_accuracy)
 
 
 class Embedding(Protocol):
-    """Turns cells into vectors, in the same way for the reference and for a query."""
+    """Method that turns cells into vectors, in the same way for the reference and for a query."""
 
     @property
     def kind(self) -> str:
-        """Name on the command line: ``pca``, ``scgpt``, or ``obsm:KEY``."""
+        """Name of the embedding on the command line: ``pca``, ``scgpt``, or ``obsm:KEY``."""
 
     @property
     def dim(self) -> int:
@@ -106,17 +108,17 @@ class Embedding(Protocol):
         """Return the scale of a query, fitted to a sample of its cells."""
 
     def logs(self, cells: AlignedCells) -> sparse.csr_matrix | None:
-        """Return log expression of the genes that query and reference share, shape (n, G); None without expression."""
+        """Return log expression of the genes that query and reference share, (n, G); None without expression values."""
 
     def profiles(self, cells: AlignedCells) -> Profiles | None:
-        """Return the profiles of the labels in the same genes; None without expression."""
+        """Return the labels' expression profiles in the genes of :meth:`logs`; None if :meth:`logs` returns None."""
 
     def gene_names(self, cells: AlignedCells) -> tuple[str, ...] | None:
-        """Return the symbols of the columns of :meth:`logs`; None without expression."""
+        """Return the symbols of the columns of :meth:`logs`; None if :meth:`logs` returns None."""
 
     @property
     def stored_genes(self) -> GeneList:
-        """Genes that ``genes.json`` stores; empty where a checkpoint holds them."""
+        """Genes that ``genes.json`` stores; empty if the reference stores no genes."""
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that ``config.json`` stores."""
@@ -129,25 +131,25 @@ class WithoutExpression:
     """Mixin for embeddings without expression values."""
 
     def fit_scale(self, sample: AlignedCells, scaling: str, run: Run) -> Scaled:
-        """Return no scale, as vectors are not scaled."""
+        """Return a result with the scale None, because the vectors are not scaled."""
         return Scaled(None, "none")
 
     def logs(self, cells: AlignedCells) -> None:
-        """Return None, as there is no expression."""
+        """Return None, because this embedding has no expression values."""
 
     def profiles(self, cells: AlignedCells) -> None:
-        """Return None, as there is no expression."""
+        """Return None, because this embedding has no expression values."""
 
     def gene_names(self, cells: AlignedCells) -> None:
-        """Return None, as there is no expression."""
+        """Return None, because this embedding has no expression values."""
 
 
 class Engine(Protocol):
-    """Runs the network of a reference with NumPy, ONNX Runtime or torch."""
+    """Program that runs the network of a reference: NumPy, ONNX Runtime or torch."""
 
     @property
     def name(self) -> str:
-        """Name of the program and the hardware."""
+        """Name of the program that runs the network, and of the hardware."""
 
     @property
     def embedding(self) -> Embedding:
@@ -174,7 +176,7 @@ class Engine(Protocol):
         scale
             Gene means and deviations that scale the cells; None where the embedding has no scale.
         batch_size
-            Cells classified at a time; None for a fast number.
+            Number of cells classified at a time; None lets the engine choose a fast number.
         on_cells
-            Called with the number of cells done since the last call.
+            Function that is called with the number of cells finished since the last call.
         """

@@ -1,10 +1,12 @@
 """Infer the batches of a query from its cells, if no column of obs names batches.
 
-A batch effect moves the cells of all labels in one direction. So a query has two batches if there is a direction of its
-principal components with two properties: the cells of most labels form two groups along the direction, and the labels
-differ from each other in the same way in the two groups. A missing type splits only the label that its cells get, or
-differs little between several labels.
-Each batch is split again in the same way. A label without two groups goes to the batch with the nearer effect.
+A batch effect moves the cells of all labels in one direction. So a query has two batches if there is a direction in its
+principal components with two properties. First, the cells of most labels form two groups along the direction. Second,
+the labels differ from each other in the same way in the two groups. A cell type that the reference lacks has at most
+one of these properties. Either its cells get one label, and only this label is split. Or its cells get several labels,
+which then differ little from each other in the group of these cells.
+Each batch is split again in the same way. Each cell of a label without two groups goes to the batch with the nearer
+batch effect.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ BATCHES, GROUP_CELLS = CONSTANTS.batches, CONSTANTS.ood_rule.group_cells
 
 
 class _Split(NamedTuple):
-    """A direction, shape (D,), and the cut along it that separates the cells of each label with two groups.
+    """A direction along which the cells of some labels form two groups.
 
+    ``direction`` has shape (D,). ``cuts`` maps the index of a label to the position between its two groups.
     ``difference``, shape (D,), is the sum over labels of the unit vector from their lower to their upper group. Its
     length grows with the number of labels that fall into two groups, and with the agreement of their differences.
     """
@@ -35,12 +38,12 @@ class _Split(NamedTuple):
 
     @property
     def length(self) -> float:
-        """Length of the difference: the number of labels with two groups if all of these differ in the same way."""
+        """Return the length of ``difference``: the number of labels with two groups if all differ in the same way."""
         return float(np.linalg.norm(self.difference))
 
 
 def infer_batches(points: Floats, best: Integers, neighbours: Rows, profiles: Floats) -> npt.NDArray[np.int64]:
-    """Return the index of the batch of each cell, shape (k,); 0 for all where there is one batch.
+    """Return the index of the batch of each cell, shape (k,); 0 for all cells if there is one batch.
 
     Parameters
     ----------
@@ -92,10 +95,10 @@ def _two_batches(points: Floats, best: Integers, profiles: Floats) -> Bools | No
 
 
 def _concordance(first: Floats, second: Floats) -> float:
-    """Return how alike the differences between labels are in two batches, from label means of shape (L, D).
+    """Return Lin's concordance of the differences between labels in two batches, from label means of shape (L, D).
 
-    In each batch the mean over labels is subtracted from the mean of each label. The result is Lin's concordance of the
-    two sets of deviations: 1 if they are equal, about 0 if one batch holds a single cell type.
+    In each batch the mean over labels is subtracted from the mean of each label. The concordance of the two sets of
+    deviations is 1 if the sets are equal, and about 0 if one batch holds a single cell type.
     """
     first, second = first - first.mean(axis=0), second - second.mean(axis=0)
     return float(2 * (first * second).sum() / max((first**2).sum() + (second**2).sum(), 1e-12))

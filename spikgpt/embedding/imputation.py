@@ -1,9 +1,10 @@
 """Imputation: estimate the genes that a query lacks from the genes that it has.
 
 The model is a mixture of factor analysers with shared loadings (Ghahramani and Hinton, The EM Algorithm for Mixtures of
-Factor Analyzers, 1996). A cell of label l has scores z on the principal components, normal around the mean m_l. Its
-scaled expression of a gene is the mean of the label, plus loadings times (z - m_l), plus noise. The expected z, given
-some genes, has a closed form. The imputed value of a missing gene is its components times the expected z.
+Factor Analyzers, 1996). A cell of label l has scores z on the principal components, normally distributed around the
+mean m_l. The cell's scaled expression of a gene is the mean of the label, plus loadings times (z - m_l), plus noise.
+The expected z, given the measured genes, has a closed form. The imputed value of a missing gene is the gene's
+components times the expected z.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ GENES = CONSTANTS.genes
 
 @dataclass(frozen=True)
 class GeneImputer:
-    """Expression of a reference's labels in E genes outside of the principal components, the best genes first.
+    """Statistics of E further genes of a reference, from which missing genes of the principal components are imputed.
 
-    D components, L labels. ``mean`` and ``std``, shape (E,), scale log expression. ``loadings``, shape (E, D), are the
-    slopes of each scaled gene on each score. ``label_means`` and ``label_stds``, shape (L, E), describe the labels. All
-    of these have half precision. ``centroids``, shape (L, D), are the mean scores of the labels, and ``scatter``, shape
-    (D, D), is the covariance of scores within labels.
+    The best genes for imputation come first. There are D components and L labels. ``mean`` and ``std``, shape (E,),
+    scale log expression. ``loadings``, shape (E, D), are the slopes of each scaled gene on each score. ``label_means``
+    and ``label_stds``, shape (L, E), describe the labels. These five arrays have half precision. ``centroids``, shape
+    (L, D), are the mean scores of the labels, and ``scatter``, shape (D, D), is the covariance of scores within labels.
     """
 
     genes: GeneList
@@ -47,12 +48,12 @@ class GeneImputer:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Any], genes: GeneList) -> Self:
-        """Restore from the tensors of ``model.safetensors``."""
+        """Return the imputer from the tensors of ``model.safetensors`` and its genes."""
         return cls(genes, **{name.removeprefix("more_"): tensors[name] for name in shapes(0, 0, 0)})
 
 
 def shapes(genes: int, dim: int, labels: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the tensors, for E genes, D components and L labels."""
+    """Return the shape of each tensor of :class:`GeneImputer`, from the numbers of genes, components and labels."""
     shapes: dict[str, tuple[int, ...]] = {"mean": (genes,), "std": (genes,), "loadings": (genes, dim)}
     shapes |= {"label_means": (labels, genes), "label_stds": (labels, genes)}
     shapes |= {"centroids": (labels, dim), "scatter": (dim, dim)}
@@ -70,14 +71,14 @@ class GeneStatistics:
     label_stds: npt.NDArray[np.float64]
 
     def at(self, genes: Rows) -> GeneStatistics:
-        """Return some of the genes, by their index."""
+        """Return the statistics of the genes with the given indices."""
         by_label = self.label_means[:, genes], self.label_stds[:, genes]
         return GeneStatistics(self.mean[genes], self.std[genes], self.loadings[genes], *by_label)
 
 
 @dataclass(frozen=True)
 class FittedImputer:
-    """Computes the expected scores of cells from F known genes.
+    """Imputer for one query, which computes the expected scores of cells from the F genes that the query has.
 
     ``by_gene``, shape (F, D + L), maps scaled expression to evidence on the scores and on each label.
     """
@@ -90,7 +91,7 @@ class FittedImputer:
 
     @classmethod
     def fit(cls, table: GeneStatistics, known: Bools, shares: Floats, more: GeneImputer) -> Self:
-        """Prepare for the known genes, True in ``known``, shape (U,), and shares of the labels, shape (L,)."""
+        """Fit to the genes that are True in ``known``, shape (U,), and to the shares of the labels, shape (L,)."""
         scatter = more.scatter.astype(np.float64)
         scatter = scatter + GENES.ridge * np.trace(scatter) / len(scatter) * np.eye(len(scatter))
         loadings, std = table.loadings[known], table.std[known]
@@ -107,7 +108,7 @@ class FittedImputer:
         return cls(by_gene, offsets, posterior, pulls, more.centroids.astype(np.float64) - pulls @ posterior)
 
     def scores(self, scaled: Floats) -> npt.NDArray[np.float64]:
-        """Return the expected scores of cells, from scaled expression: (n, F) to (n, D)."""
+        """Return the expected scores of cells, shape (n, D), from scaled expression of known genes, shape (n, F)."""
         by_gene = scaled @ self.by_gene  # (n, D + L)
         of_scores, of_labels = by_gene[:, : len(self.posterior)], by_gene[:, len(self.posterior) :]
         shared = of_scores @ self.posterior  # (n, D)

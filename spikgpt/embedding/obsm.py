@@ -22,24 +22,24 @@ PREFIX = "obsm:"
 
 @dataclass(frozen=True)
 class ObsmEmbedding(WithoutExpression):
-    """Reads ``obsm[key]``, which the same embedding model must have computed for reference and query."""
+    """Embedding by the vectors in ``obsm[key]``; the same model must have computed them for reference and query."""
 
     key: str
     dim: int
 
     @property
     def kind(self) -> str:
-        """Name on the command line."""
+        """Name of the embedding on the command line."""
         return PREFIX + self.key
 
     @classmethod
     def fit(cls, adata: Cells, key: str) -> ObsmEmbedding:
-        """Read the length of the vectors in ``obsm[key]`` of the reference.
+        """Return the embedding ``obsm[key]`` of a reference's cells, with the length of its vectors.
 
         Raises
         ------
         DataError
-            When there is no such embedding.
+            When there is no ``obsm[key]``.
         """
         return cls(key, int(_stored(adata, key).shape[1]))
 
@@ -52,14 +52,15 @@ class ObsmEmbedding(WithoutExpression):
         gene_key: str | None = None,
         species: str | None = None,
     ) -> QueryCells:
-        """Return ``obsm[key]``, which is read in chunks.
+        """Return the cells of a query with their vectors in ``obsm[key]``, which are read in chunks.
 
         Raises
         ------
         DataError
-            When there is no such embedding, its length differs, or a value is not finite.
+            When there is no ``obsm[key]``, its vectors have another length than in the reference, or a value is not
+            finite.
         ConfigError
-            When an option for expression is given, which does not apply to an embedding.
+            When an option for expression values is given, because the vectors are used as they are.
         """
         given = {"layer": layer, "gene_key": gene_key, "species": species}
         given["scaling"] = None if scaling in ("auto", "reference") else scaling
@@ -100,12 +101,12 @@ class ObsmEmbedding(WithoutExpression):
         return {"kind": "obsm", "key": self.key, "dim": self.dim}
 
     def tensors(self) -> dict[str, Floats]:
-        """Return no tensors."""
+        """Return an empty dictionary, because this embedding has no tensors."""
         return {}
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> ObsmEmbedding:
-        """Restore from the settings of ``config.json``.
+        """Return the embedding that the settings of ``config.json`` describe.
 
         Raises
         ------
@@ -125,7 +126,7 @@ def _stored(adata: Cells, key: str) -> Any:
         msg = f"There is no obsm[{key!r}]; this AnnData has: {has}. Add the embedding, or name one of these."
         raise DataError(msg)
     stored = adata.obsm[key]
-    # Some tools store a data frame.
+    # Some tools store a data frame in obsm.
     stored = stored.to_numpy() if hasattr(stored, "to_numpy") else stored
     if len(stored.shape) != 2 or np.dtype(stored.dtype).kind not in "fiu":
         msg = f"obsm[{key!r}] is {stored.dtype} of shape {stored.shape}; expected numbers, one row a cell."

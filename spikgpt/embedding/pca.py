@@ -1,17 +1,18 @@
 """PCA embedding: variable genes, scaling, principal components, unit length.
 
-A query from another technology has other gene means than the reference, so the reference's scaling misplaces its cells.
-The query's own scaling corrects that, but treats a query of few cell types as a query of all types. Two scalings
-separate a batch effect from a different composition:
+A query from another technology has other gene means than the reference. With the reference's scaling, the cells of such
+a query are misplaced. The query's own scaling corrects this batch effect, but treats a query of few cell types as a
+query of all types. Two scalings separate a batch effect from a different composition:
 
 - ``composition`` starts from the labels under the query's own scaling. The shares of these labels give the gene means
-  and deviations of reference cells with the same composition. The query's means and deviations are mapped onto them.
-- ``shift`` starts from the labels under the reference's scaling. The mean of each gene is moved by the difference
-  between query and reference, as median over labels. A query of one type keeps its type. With three labels or
-  more, one label of a missing type does not change the median much.
+  and deviations of reference cells with the same composition. The query's gene means and deviations are mapped onto the
+  means and deviations of these reference cells.
+- ``shift`` starts from the labels under the reference's scaling. The reference's mean of each gene is moved by the
+  median over labels of the difference between query and reference. A query of one type keeps its type. With three
+  labels or more, one label of a missing type does not change the median much.
 
 ``composition`` copes with large batch effects, ``shift`` with queries of few cell types. ``auto`` takes the scaling
-with the higher mean energy, the log of the summed exponentials of the logits.
+with the higher mean energy, log(sum(exp(logits))).
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ KIND = "pca"
 TENSORS = ("mean", "std", "components", "label_means", "label_stds", "label_shares")
 
 SCALING, GENES = CONSTANTS.scaling, CONSTANTS.genes
-# Cells embedded at a time.
+# Number of cells that are embedded at a time.
 CHUNK = 1024
-# Missing genes that a note names.
+# Number of missing genes that a note names.
 NAMED_GENES = 5
 
 
@@ -49,10 +50,10 @@ NAMED_GENES = 5
 class PCAProjection:
     """Principal components of a reference's variable genes.
 
-    G genes, D components, L labels. ``mean`` and ``std``, shape (G,), scale log expression. ``components`` has shape
-    (G, D). ``label_means`` and ``label_stds``, shape (L, G), and ``label_shares``, shape (L,), describe the labels. All
-    are float32, so that a stored projection equals the trained one. ``imputer`` imputes genes that a query lacks; a
-    reference of an older format has none.
+    There are G genes, D components and L labels. ``mean`` and ``std``, shape (G,), scale log expression. ``components``
+    has shape (G, D). ``label_means`` and ``label_stds``, shape (L, G), and ``label_shares``, shape (L,), describe the
+    labels. All arrays are float32, so that a stored projection equals the trained projection. ``imputer`` imputes genes
+    that a query lacks; it is None in a reference of an older format.
     """
 
     genes: GeneList
@@ -68,7 +69,7 @@ class PCAProjection:
 
     @property
     def kind(self) -> str:
-        """Name on the command line."""
+        """Name of the embedding on the command line."""
         return KIND
 
     @property
@@ -79,12 +80,12 @@ class PCAProjection:
     def project(
         self, values: sparse.csr_matrix | Floats, totals: npt.NDArray[np.float64], scale: Scale | None = None
     ) -> npt.NDArray[np.float64]:
-        """Turn aligned linear values, shape (n, G), and totals, shape (n,), into vectors, shape (n, dim).
+        """Return vectors of length 1, shape (n, dim), from aligned linear values, (n, G), and totals, (n,), of cells.
 
         Parameters
         ----------
         scale
-            Gene means and deviations, each of shape (G,); None for those of the reference.
+            Gene means and deviations, each of shape (G,); None for the means and deviations of the reference.
         """
         vectors = self.scores(values, totals, scale)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -94,7 +95,7 @@ class PCAProjection:
     def scores(
         self, values: sparse.csr_matrix | Floats, totals: npt.NDArray[np.float64], scale: Scale | None = None
     ) -> npt.NDArray[np.float64]:
-        """Return the scores of cells on the components, shape (n, dim), before the scaling to length 1."""
+        """Return the scores of cells on the principal components, shape (n, dim), before scaling to length 1."""
         mean, std = scale or (self.mean.astype(np.float64), self.std.astype(np.float64))
         rows = sparse.csr_matrix(values)
         vectors = np.empty((rows.shape[0], self.dim))
@@ -109,7 +110,7 @@ class PCAProjection:
     def vectors(
         self, cells: AlignedCells, scale: Scale | None = None, on_cells: Callable[[int], None] | None = None
     ) -> npt.NDArray[np.float64]:
-        """Turn the cells of a query into vectors, shape (n, dim); missing genes are imputed."""
+        """Return the vectors of a query's cells, shape (n, dim); missing genes are imputed."""
         vectors = np.empty((len(cells.totals), self.dim))
         for start in range(0, len(vectors), CHUNK):
             part = cells.part(slice(start, start + CHUNK))
@@ -124,13 +125,13 @@ class PCAProjection:
     ) -> tuple[sparse.csr_matrix | npt.NDArray[np.float32], Scale, Bools]:
         """Return linear values of all genes of the projection, with imputed values for missing genes.
 
-        The values are dense where genes were imputed, so cells should come in chunks. An imputed log can be negative;
-        the value is then negative too.
+        With imputed genes the values are a dense array, so the cells should be passed in chunks. An imputed log value
+        can be negative; the linear value is then negative too.
 
         Parameters
         ----------
         scale
-            Scale that :meth:`fit_scale` returns.
+            Gene means and deviations from :meth:`fit_scale`.
 
         Returns
         -------
@@ -150,7 +151,7 @@ class PCAProjection:
         return values, (mean, std), np.ones(size, dtype=bool)
 
     def fitted_imputer(self, cells: AlignedCells) -> FittedImputer | None:
-        """Return the imputer for the genes that cells lack; None without an imputer or without missing genes."""
+        """Return the imputer for the genes that cells lack; None if no gene is missing, or without an imputer."""
         if self.imputer is None or cells.genes_present[: len(self.genes)].all():
             return None
         shares = self.label_shares.astype(np.float64)
@@ -162,7 +163,7 @@ class PCAProjection:
         return logs if cells.genes_present.all() else sparse.csr_matrix(logs[:, cells.genes_present])
 
     def profiles(self, cells: AlignedCells) -> Profiles:
-        """Return the profiles of the labels in the genes that query and reference share."""
+        """Return the labels' expression profiles in the genes that query and reference share."""
         table = self._table_of(cells).at(np.flatnonzero(cells.genes_present))
         return Profiles(table.label_means, np.sqrt(self.label_shares.astype(np.float64) @ table.label_stds**2))
 
@@ -174,13 +175,13 @@ class PCAProjection:
         return tuple(symbols[gene] for gene in np.flatnonzero(cells.genes_present))
 
     def _table_of(self, cells: AlignedCells) -> GeneStatistics:
-        """Return the statistics of the genes of aligned cells."""
+        """Return the reference's statistics of the genes of aligned cells."""
         size = len(self.genes)
         return self._table.at(np.concatenate([np.arange(size), size + cells.other_genes]))
 
     @cached_property
     def _table(self) -> GeneStatistics:
-        """Statistics of the genes of the projection, then of the other genes."""
+        """Return the statistics of the genes of the projection, followed by the further genes of the imputer."""
         own = [self.mean, self.std, self.components, self.label_means.T, self.label_stds.T]
         if self.imputer is not None:
             more = self.imputer
@@ -190,7 +191,7 @@ class PCAProjection:
         return GeneStatistics(mean, std, loadings, label_means.T, label_stds.T)
 
     def reference_scale(self, cells: AlignedCells) -> Scale:
-        """Return the reference's gene means and deviations for the genes of cells.
+        """Return the reference's gene means and deviations for the genes of aligned cells.
 
         Without imputation, the mean of a missing gene is 0, as is its value.
         """
@@ -206,7 +207,7 @@ class PCAProjection:
         gene_key: str | None = None,
         species: str | None = None,
     ) -> QueryCells:
-        """Return the cells' values of the reference's genes, which are read in chunks.
+        """Return the cells of a query with values of the reference's genes, which are read in chunks.
 
         Raises
         ------
@@ -220,7 +221,7 @@ class PCAProjection:
         else:
             genes = self.genes + self.imputer.genes
             match = match_genes(expression.var, genes, minimum_share=0, at_least=GENES.least_genes, **names)
-        # Each missing gene is replaced by one other gene, the best genes first.
+        # For each missing gene, one further gene of the imputer is used, the best genes first.
         more = np.flatnonzero(match.genes_present[size:])[: int((~match.genes_present[:size]).sum())]
         match = match.part(np.concatenate([np.arange(size), size + more]))
         report = InputReport(
@@ -248,14 +249,14 @@ class PCAProjection:
             Cells of the query, none of them empty.
         scaling
             ``reference``: gene means and deviations of the reference. ``query``: those of the query. ``composition``
-            and ``shift``: see the module. ``auto``: whichever of these two has the higher mean energy, or ``reference``
-            for fewer than 100 cells.
+            and ``shift``: see the docstring of the module. ``auto``: the one of these two with the higher mean energy,
+            or ``reference`` for fewer than 100 cells.
         """
         accuracy, notes = self._simulated_accuracy(sample, run)
         return replace(self._scaled(sample, scaling, run, notes), simulated_accuracy=accuracy)
 
     def _scaled(self, sample: AlignedCells, scaling: str, run: Run, notes: tuple[str, ...]) -> Scaled:
-        """Return the scale of this name, with notes."""
+        """Return the scale of the scaling method ``scaling``, with notes."""
         n_cells = len(sample.totals)
         reference = self.reference_scale(sample)
         too_few = n_cells < 2 or (scaling == "auto" and n_cells < SCALING.least_cells)
@@ -270,8 +271,8 @@ class PCAProjection:
         part = sample.part(compared)
         unmoved = _labels(run(part, reference))
         shift = self._shifted_scale(unmoved, logs[compared], part)
-        # The composition is counted from labels, because every label has some mean probability. Further rounds change
-        # nothing within a species, and give a wrong composition across a large batch effect.
+        # The composition is counted from labels, because even a label without cells has some mean probability. Further
+        # rounds change nothing within a species, and give a wrong composition across a large batch effect.
         counts = np.bincount(_labels(run(sample, own)), minlength=len(self.label_means))
         composition = self._composition_scale(counts / n_cells, mean, std, sample)
         composed, shifted = run(sample, composition), run(part, shift)
@@ -298,7 +299,10 @@ class PCAProjection:
         return self._of_found_genes(mean - (expected - table.mean) * ratio, ratio, cells)
 
     def _shifted_scale(self, labels: Integers, logs: sparse.csr_matrix, cells: AlignedCells) -> Scale:
-        """Return the reference's scale, shifted to cells of given labels, shape (n,), and logs, shape (n, U)."""
+        """Return the reference's scale, with each gene mean shifted by the median difference over labels.
+
+        ``labels``, shape (n,), and ``logs``, shape (n, U), are the labels and the log expression of the query's cells.
+        """
         table = self._table_of(cells)
         counts = np.bincount(labels, minlength=len(self.label_means))
         _, ratio = _expected_mean_and_ratio(counts / len(labels), mean_and_std(logs)[1], table)
@@ -309,21 +313,21 @@ class PCAProjection:
         return self._of_found_genes(np.median(np.stack(list(means)) - expected, axis=0), ratio, cells)
 
     def _of_found_genes(self, mean: Floats, ratio: Floats, cells: AlignedCells) -> Scale:
-        """Return a scale from means and ratios of deviations; missing genes get the reference's scale."""
+        """Return a scale from gene means and ratios of deviations; missing genes get the reference's scale."""
         reference = self.reference_scale(cells)
         present = cells.genes_present
         return np.where(present, mean, reference[0]), reference[1] * np.where(present, ratio, 1.0)
 
     def _simulated_accuracy(self, sample: AlignedCells, run: Run) -> tuple[float | None, tuple[str, ...]]:
-        """Return the share of simulated cells that get their label with the genes of a query, and a note.
+        """Return the share of simulated cells that get their own label with the genes of a query, and a note.
 
         The expression of each gene is drawn independently from the reference's statistics. In real cells genes are
-        correlated, so the share is an upper bound. None where few genes are missing.
+        correlated, so the share is an upper bound. The share is None if few genes are missing.
 
         Raises
         ------
         GenesError
-            When too many labels would be wrong.
+            When too many simulated cells get a wrong label.
         """
         size = len(self.genes)
         missing = ~sample.genes_present[:size]
@@ -347,7 +351,7 @@ class PCAProjection:
         return accuracy, (f"{text}. {named}",)
 
     def _simulated(self, like: AlignedCells) -> tuple[AlignedCells, Integers]:
-        """Return simulated cells of each label with the genes of given cells, and their labels.
+        """Return simulated cells of each label, with the genes of the cells ``like``, and the cells' label indices.
 
         A gene is either 0 or one value, chosen to match the mean and deviation of the label.
         """
@@ -377,7 +381,7 @@ class PCAProjection:
     def from_tensors(
         cls, settings: dict[str, Any], tensors: dict[str, Floats], genes: GeneList, more: GeneList | None = None
     ) -> Self:
-        """Restore from settings and tensors, which were checked when the reference was read."""
+        """Return the projection from settings and tensors, which were checked when the reference was read."""
         own: dict[str, Any] = {name: tensors[name] for name in TENSORS}
         known = GeneImputer.from_tensors(tensors, more) if more else None
         return cls(genes, **own, clip=settings["clip"], target_sum=settings["target_sum"], imputer=known)

@@ -15,7 +15,7 @@ from spikgpt.constants import CONSTANTS
 from spikgpt.threads import one_blas_thread
 
 PCA = CONSTANTS.query_pca
-# Cells in memory as dense rows at a time.
+# Number of cells that are in memory as dense rows at a time.
 CHUNK = 1024
 
 
@@ -40,7 +40,7 @@ class QueryPCA:
         products = np.zeros((size, size), order="F")
         for start in range(0, logs.shape[0], CHUNK):
             rows = (logs[start : start + CHUNK].toarray() - mean) / (std + PCA.spread_floor)  # (chunk, G)
-            # The products are symmetric, so the lower triangle is enough.
+            # The matrix of products is symmetric, so the lower triangle is enough.
             products = dsyrk(1.0, rows.T, 1.0, products, lower=True, overwrite_c=True)
         # The eigenvalues are in ascending order.
         with one_blas_thread():
@@ -48,7 +48,7 @@ class QueryPCA:
         return cls(mean, std, np.ascontiguousarray(directions[:, ::-1]))
 
     def transform(self, logs: sparse.csr_matrix) -> npt.NDArray[np.float64]:
-        """Return the coordinates of cells from their log expression, (n, G) to (n, D)."""
-        # The mean is subtracted after the product, so that the product is of sparse rows.
+        """Return the coordinates of cells, shape (n, D), from their log expression, shape (n, G)."""
+        # The mean is subtracted after the product, so that the rows in the product are sparse.
         scaled = self.directions / (self.std + PCA.spread_floor)[:, None]  # (G, D)
         return np.asarray(logs.astype(np.float64) @ scaled - self.mean @ scaled)

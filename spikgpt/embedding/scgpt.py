@@ -19,9 +19,10 @@ from spikgpt.types import Floats, InputReport
 
 @dataclass(frozen=True)
 class ScGPTEmbedding(WithoutExpression):
-    """Embedding by an scGPT network with vectors of ``dim`` values. Ranks within a cell have no scale.
+    """Embedding by an scGPT network with vectors of ``dim`` values.
 
-    ``stored`` is the part of ``config.json``, and ``weights`` are those of a checkpoint inside the reference.
+    No scale is used, because genes are ranked within each cell. ``stored`` are the settings in ``config.json``.
+    ``weights`` are the weights of a checkpoint inside the reference; empty if the reference contains no checkpoint.
     """
 
     vocabulary: Vocabulary
@@ -31,7 +32,7 @@ class ScGPTEmbedding(WithoutExpression):
 
     @property
     def kind(self) -> str:
-        """Name on the command line."""
+        """Name of the embedding on the command line."""
         return "scgpt"
 
     def read(
@@ -52,7 +53,7 @@ class ScGPTEmbedding(WithoutExpression):
         DataError
             When the cells cannot be read, or none of their genes is in the vocabulary.
         ConfigError
-            When a scaling is given.
+            When ``scaling`` is neither ``auto`` nor ``reference``.
         """
         if scaling not in ("auto", "reference"):
             msg = f"scaling is {scaling!r}, but scGPT ranks genes within each cell, without a scale. Leave scaling out."
@@ -80,7 +81,7 @@ class ScGPTEmbedding(WithoutExpression):
 
     @property
     def stored_genes(self) -> GeneList:
-        """Genes for ``genes.json``: those of the vocabulary of a checkpoint inside the reference."""
+        """Genes for ``genes.json``: the vocabulary of a checkpoint inside the reference; empty without a checkpoint."""
         return self.vocabulary.genes if self.weights else GeneList((), ())
 
     def settings(self) -> dict[str, Any]:
@@ -88,5 +89,5 @@ class ScGPTEmbedding(WithoutExpression):
         return self.stored
 
     def tensors(self) -> dict[str, Floats]:
-        """Return the weights of a checkpoint inside the reference, else no tensors."""
+        """Return the weights of a checkpoint inside the reference; empty without a checkpoint."""
         return self.weights

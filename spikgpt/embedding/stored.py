@@ -15,7 +15,7 @@ from spikgpt.types import Floats
 def stored_embedding(
     settings: dict[str, Any], tensors: dict[str, Floats], genes: GeneList, more: GeneList | None = None
 ) -> Embedding:
-    """Return the embedding of a reference without scGPT, checked when the reference was read."""
+    """Return the embedding of a reference without scGPT, from settings that were checked when reading the reference."""
     if settings["kind"] == PCA:
         return PCAProjection.from_tensors(settings, tensors, genes, more)
     return ObsmEmbedding.from_settings(settings)

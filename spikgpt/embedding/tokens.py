@@ -1,7 +1,7 @@
 """Tokens of cells for scGPT: one token for each expressed gene, with its quantile bin in the cell.
 
-The scgpt package draws random numbers. Here the draws have the same distributions, but are a hash of the gene and the
-counts of the cell. So the tokens of a cell do not depend on other cells, the order of genes, or the machine.
+The scgpt package draws random numbers. Here these numbers have the same distributions, but are a hash of the gene and
+the counts of the cell. So the tokens of a cell do not depend on other cells, the order of genes, or the machine.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Tokens:
     def padded(
         self, cells: npt.NDArray[np.int64], pad_id: int, pad_value: int
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Return genes and bins of some cells, both of shape (cells, length of the longest cell)."""
+        """Return padded genes and bins of the given cells, both of shape (cells, length of the longest cell)."""
         shape = (len(cells), int(self.lengths[cells].max()))
         genes, bins = np.full(shape, pad_id, dtype=np.int32), np.full(shape, pad_value, dtype=np.int32)
         _fill(self.offsets, self.genes, self.bins, cells, genes, bins)
@@ -55,12 +55,12 @@ def tokenise(
     max_length: int = 1200,
     draw: int = 0,
 ) -> Tokens:
-    """Return the tokens of cells, the same for the same cell.
+    """Return the tokens of cells; cells with equal values get equal tokens.
 
     Parameters
     ----------
     values
-        Counts, or other values of which 0 means absent, shape (n, G), without negative values.
+        Counts or other values that are not negative, shape (n, G); 0 means that the gene is absent.
     gene_ids
         Vocabulary id of each column, shape (G,), ascending.
     cls_id
@@ -68,11 +68,12 @@ def tokenise(
     pad_value
         Value of ``<cls>``.
     n_bins
-        Number of bins, with the bin of absent genes.
+        Number of bins, including the bin of absent genes.
     max_length
-        Largest number of tokens of a cell, with ``<cls>``; of a longer cell a random subset of the genes is used.
+        Largest number of tokens of a cell, including ``<cls>``. If a cell has more genes, a random subset is used.
     draw
-        Seed of the random choice of ties and subsets. Training uses another number in every epoch.
+        Seed of the random choices: bins of tied values, and genes of long cells. Training uses another seed in every
+        epoch.
     """
     lengths = np.minimum(np.diff(values.indptr), max_length - 1) + 1
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
@@ -101,7 +102,7 @@ def _fill(
     padded_genes: npt.NDArray[np.int32],
     padded_bins: npt.NDArray[np.int32],
 ) -> None:
-    """Copy the tokens of some cells to the starts of the rows."""
+    """Copy the tokens of each of the given cells to the start of a row of the padded arrays."""
     for row in range(len(cells)):
         start = offsets[cells[row]]
         for token in range(offsets[cells[row] + 1] - start):
@@ -126,7 +127,7 @@ def _quantiles(ordered: npt.NDArray[np.float32], shares: npt.NDArray[np.float64]
 
 @jit(cache=False)
 def _random_words(ids: npt.NDArray[np.int32], values: npt.NDArray[np.float32], draw: int) -> npt.NDArray[np.uint64]:
-    """Return a random word for each gene of a cell, a hash of the gene and of the cell's content."""
+    """Return a 64-bit random number for each gene of a cell: a hash of the gene and of the cell's genes and values."""
     words = values.view(np.uint32)
     # The hash of the content is a sum, so that the order of genes does not matter.
     content = _mix(np.uint64(draw))
@@ -148,7 +149,7 @@ def _tokenise(
     genes: npt.NDArray[np.int32],
     bins: npt.NDArray[np.int16],
 ) -> None:
-    """Fill ``genes`` and ``bins`` of every cell in parallel, from row starts, columns and values in ``cells``."""
+    """Write the tokens of all cells to ``genes`` and ``bins``; ``cells`` holds row starts, columns and values."""
     indptr, columns, data = cells
     for cell in numba.prange(len(indptr) - 1):
         start, stop = indptr[cell], indptr[cell + 1]
@@ -165,7 +166,7 @@ def _tokenise(
             word = draws[entry]
             if word > largest:
                 continue
-            # A tie may be in any bin between the edges below and above.
+            # A value that equals several edges of bins is put into a random bin between these edges.
             below = np.searchsorted(edges, values[entry])
             above = np.searchsorted(edges, values[entry], side="right")
             share = np.float64(np.int64(word & np.uint64(0xFFFFFFFF))) * 2.0**-32

@@ -15,7 +15,7 @@ from spikgpt.errors import DamagedReference
 from spikgpt.types import Floats
 
 CLS, END = "<cls>", "<eoc>"
-# Largest number of bins and of tokens, and lowest special value: tables of these sizes are allocated.
+# Largest number of bins and of tokens, and lowest padding value: tables of these sizes are allocated.
 MOST_BINS, MOST_TOKENS, LOWEST_VALUE = 10_000, 1_000_000, -1000
 
 
@@ -26,7 +26,7 @@ class Vocabulary:
     Attributes
     ----------
     names
-        Token of each index.
+        Text of the token at each index.
     length
         Largest number of tokens of a cell.
     sha256
@@ -46,12 +46,12 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, text: str) -> Vocabulary:
-        """Return the vocabulary in the output of :meth:`to_json`.
+        """Return the vocabulary from a text that :meth:`to_json` has written.
 
         Raises
         ------
         DamagedReference
-            When the text is no such output.
+            When the text does not hold a complete vocabulary.
         """
         try:
             values = json.loads(text)
@@ -64,7 +64,7 @@ class Vocabulary:
         return vocabulary
 
     def _check_sizes(self) -> None:
-        """Refuse sizes that would take too much memory."""
+        """Raise ValueError for sizes that would take too much memory."""
         bounds = {
             "n_bins": (self.n_bins, 3, MOST_BINS),
             "length": (self.length, 1, MOST_TOKENS),
@@ -96,7 +96,7 @@ class Vocabulary:
         """Genes of the vocabulary, in the order of their indices, with the Ensembl ids that are known."""
         tokens = [self.names[index] for index in self.gene_ids]
         ids = ensembl_ids_of(tokens)
-        # Two spellings of one symbol have the same id, which the first keeps.
+        # If two spellings of one symbol have the same Ensembl id, only the first spelling keeps the id.
         owner: dict[str, int] = {}
         for index, gene_id in enumerate(ids):
             if gene_id is not None:
@@ -108,8 +108,8 @@ class Vocabulary:
 class EncoderWeights:
     """Weights and sizes of scGPT's encoder of cells.
 
-    ``weights`` has the names of :class:`spikgpt.engines.scgpt.encoder.ScGPTEncoder`. ``lowest`` is the smallest value
-    of a token.
+    The keys of ``weights`` are the parameter names of :class:`spikgpt.engines.scgpt.encoder.ScGPTEncoder`. ``lowest``
+    is the smallest value of a token.
     """
 
     heads: int

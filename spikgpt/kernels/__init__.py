@@ -1,7 +1,8 @@
-"""Dense numerics of annotation, each in NumPy and in a form that numba compiles.
+"""Time-consuming computations of the annotation, each in a NumPy form and in a form that numba compiles.
 
-The NumPy form runs where numba is not installed, and for small queries, as the import of numba takes longer than their
-annotation. Both forms return the same labels: the results differ by rounding only, or not at all.
+The NumPy form runs if numba is not installed. It also runs for small queries, because the import of numba takes longer
+than the annotation of a small query. Both forms return the same labels: the results differ by rounding only, or not at
+all.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-# Cells from which the compiled forms save more than two seconds. The first use on a machine compiles for some seconds.
+# Number of cells from which the compiled forms save more than two seconds. The first use on a machine takes some
+# seconds more, for the compilation.
 LEAST_CELLS = 10_000
 
 
 def compiled(name: str, cells: int) -> ModuleType | None:
-    """Return the module of this package with a compiled form, or None where the NumPy form is to be used.
+    """Return the module ``name`` of compiled functions, or None if the NumPy form is to be used.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Values of a reference's genes and sums over all genes, of cells in CSR form, compiled.
+"""Compiled alignment of cells in CSR form: values of a reference's genes, and sums over all genes.
 
 The NumPy form is ``aligned_chunks`` in :mod:`spikgpt.cells.align`. Both forms return the same numbers, to the bit.
 """
@@ -13,13 +13,16 @@ import numpy.typing as npt
 
 from spikgpt.kernels.jit import jit
 
-# Columns without a gene of the reference add to one of so many places, in turn: an addition then need not wait for the
-# one before.
+# Number of places that sum up columns without a gene of the reference. Successive columns use different places, so that
+# an addition need not wait for the previous addition.
 SPARE_PLACES = 64
 
 
 def lookup_table(genes: npt.NDArray[np.integer[Any]], n_genes: int) -> npt.NDArray[np.int32]:
-    """Return the place of each column in the scratch memory, from its gene of the reference or -1, (columns,)."""
+    """Return the place of each column in the scratch memory, shape (columns,).
+
+    ``genes``, shape (columns,), is the index of each column's gene in the reference, -1 for none.
+    """
     spare = n_genes + np.arange(len(genes)) % SPARE_PLACES
     return np.where(genes >= 0, genes, spare).astype(np.int32)
 
@@ -34,14 +37,14 @@ def aligned_values(
     n_genes: int,
     largest: float,
 ) -> tuple[Any, Any, Any, Any, bool, Any]:
-    """Return the values of the reference's genes in CSR form, and sums over all columns.
+    """Return the values of the reference's genes in CSR form, and the sums over all columns, of n cells.
 
     Parameters
     ----------
     stored, linear
-        Stored values, and the same as linear values, of n cells.
+        Stored values of n cells, and the same values as linear values.
     indices, indptr
-        Columns of the values, and the first value of each cell, shape (n + 1,).
+        Column of each value, and index of the first value of each cell, shape (n + 1,).
     lookup
         Result of :func:`lookup_table`.
     largest
@@ -49,9 +52,10 @@ def aligned_values(
 
     Returns
     -------
-    Data, indices and indptr of the values of the reference's genes; sums over all columns, shape (n,); False if a value
-    is negative, infinite, too large or NaN, or a column is out of order or does not exist; and True for the cells with
-    whole stored values only, shape (n,).
+    Six items. The first three are data, indices and indptr of the values of the reference's genes. The fourth holds the
+    sums over all columns, shape (n,). The fifth is False if a value is negative, infinite, NaN or larger than
+    ``largest``, or if a column is out of order or does not exist. The last is True for the cells in which all stored
+    values are whole, shape (n,).
     """
     rows, columns = len(indptr) - 1, len(lookup)
     dense = np.zeros(n_genes + SPARE_PLACES)
@@ -85,7 +89,7 @@ def aligned_values(
         for at in range(len(values)):
             dense[lookup[row_columns[at]]] += np.float64(values[at])
         for gene in range(n_genes):
-            # Every value is written, and a zero is overwritten by the next one: this is faster than a branch.
+            # Every value is written. The next value overwrites a zero, which is faster than a branch.
             data[position], genes[position] = dense[gene], gene
             position += data[position] != 0
         for gene in range(len(dense)):

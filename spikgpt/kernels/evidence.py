@@ -1,4 +1,4 @@
-"""Correlation with the nearest label's profile, and marker excess, of cells and their neighbours, compiled.
+"""Compiled correlation with the nearest label's profile, and marker excess, for means over a cell and its neighbours.
 
 The NumPy form is ``OODScorer._correlation_and_excess`` in :mod:`spikgpt.scoring.ood_scorer`.
 """
@@ -19,11 +19,11 @@ Float64 = npt.NDArray[np.float64]
 
 @jit(reordered=True)
 def _mean_of_largest(values: Float64, highest: Float64, noise: Float64, top: Float64) -> float:
-    """Return the mean of the largest values above ``highest``, in units of ``noise``; ``top`` is scratch memory."""
+    """Return the mean of the largest (values - highest) / noise; ``top`` is scratch memory for these numbers."""
     size = len(top)
     for spot in range(size):
         top[spot] = 0.0
-    # The largest so far are in ascending order.
+    # ``top`` holds the largest numbers so far in ascending order.
     for gene in range(len(values)):
         above = (values[gene] - highest[gene]) / noise[gene]
         if above > top[0]:
@@ -85,11 +85,12 @@ def correlation_and_excess(
     profiles
         Standardised profiles of the labels times the root of the weights, (L, G).
     highest, noise
-        Largest mean of a label, and standard error of the mean over a cell and its neighbours, each of shape (G,).
+        Largest of the labels' means of each gene, and standard error of the mean over a cell and its neighbours, each
+        of shape (G,).
     excess_genes
         Number of genes of the marker excess.
     correlation, excess
-        Results, each of shape (n,).
+        Arrays that the results are written to, each of shape (n,).
     """
     data, indices, indptr = cells
     sample_data, sample_indices, sample_indptr = sample

@@ -8,12 +8,12 @@ from typing import Any, TypeVar, cast
 import numba
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-# Sums may be reordered, so that the compiler uses vector instructions. Values may be NaN or infinite.
+# Flags that let the compiler reorder sums, and so use vector instructions. NaN and infinite values are still allowed.
 REORDERED = {"reassoc", "contract", "nsz", "arcp"}
 
 
 def jit(*, reordered: bool = False, parallel: bool = False, cache: bool = True) -> Callable[[Function], Function]:
-    """Return numba's decorator, with a type. The compiled function does not hold the lock of the interpreter.
+    """Return numba's decorator with type annotations; compiled functions release Python's global interpreter lock.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
 """Exact nearest neighbours of many cells in a sample of them, compiled.
 
 The sample is divided into clusters. A cluster is skipped if the triangle inequality shows that none of its points is
-near enough: the distance of a cell from the cluster's centre, less the radius of the cluster, is a lower bound. So the
-result does not depend on the clusters. Distances are computed in float32 first. The nearest points and a few more are
-then compared in float64.
+near enough. The lower bound of a cell's distance from these points is its distance from the cluster's centre minus the
+radius of the cluster. So the result does not depend on the clusters. Distances are computed in float32 first. The
+nearest points and a few more are then compared in float64.
 
 The NumPy form is ``KNNSmoother._nearest`` in :mod:`spikgpt.scoring.smoothing`.
 """
@@ -20,15 +20,15 @@ import numpy.typing as npt
 from spikgpt.kernels.jit import jit
 from spikgpt.types import Floats, Rows
 
-# Clusters of the sample, and rounds of Lloyd's algorithm.
+# Number of clusters of the sample, and number of rounds of Lloyd's algorithm (k-means).
 CLUSTERS, ROUNDS = 128, 4
-# Points beyond the number asked for whose distances are computed in float64.
+# Number of points, beyond the number of neighbours, whose distances are computed in float64.
 SPARE = 6
-# Points whose distances are compared at a time.
+# Number of points whose distances are compared at a time.
 BLOCK = 32
-# Relative error of distances in float32, as an upper bound.
+# Upper bound of the relative error of distances in float32.
 SLACK = 1e-5
-# Cells whose distances from the centres are in memory at a time.
+# Number of cells whose distances from the centres are in memory at a time.
 CHUNK = 1024
 
 Float32 = npt.NDArray[np.float32]
@@ -36,23 +36,24 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ClusteredPoints:
-    """Points of a sample, k of D coordinates, divided into C clusters.
+    """A sample of k points with D coordinates, divided into C clusters.
 
     Attributes
     ----------
     points
-        The points, less the mean of all, shape (k, D).
+        Coordinates of the points after subtraction of ``mean``, shape (k, D).
     mean
         The mean of the points, shape (D,).
     centres, radii
         Centre of each cluster, shape (C, D), and largest distance of its points, shape (C,).
     order
-        Clusters by the distance of their centres from the centre of each, shape (C, C).
+        For each cluster, all clusters by increasing distance of their centres from its centre, shape (C, C).
     members, starts
-        Positions of the points by cluster, shape (k,), and the first of each cluster, shape (C + 1,).
+        Positions of the points in the sample, sorted by cluster, shape (k,). Index in ``members`` of the first point of
+        each cluster, shape (C + 1,).
     tiles, squares
-        Coordinates of the points of each cluster, (D, points), flattened one after the other, shape (D k,), and their
-        squared lengths, shape (k,).
+        Coordinates of the points of each cluster, an array of shape (D, points), flattened one cluster after the other,
+        shape (D k,). Squared lengths of the points, shape (k,).
     """
 
     points: npt.NDArray[np.float64]
@@ -67,7 +68,7 @@ class ClusteredPoints:
 
     @classmethod
     def fit(cls, points: Floats) -> Self:
-        """Divide points, shape (k, D), k at least 1, into clusters."""
+        """Divide k points, shape (k, D), into clusters by Lloyd's algorithm (k-means); k is at least 1."""
         mean = points.astype(np.float64).mean(axis=0)
         centred = np.ascontiguousarray(points - mean)
         centres = centred[np.linspace(0, len(centred) - 1, min(CLUSTERS, len(centred))).astype(np.int64)]
@@ -96,8 +97,8 @@ class ClusteredPoints:
         queries
             Coordinates of the queries, shape (n, D).
         own
-            Position of a point that is not a neighbour of the query, as it is the query itself; -1 for none. Shape
-            (n,).
+            Position in the sample of the point that is the query itself and so no neighbour, shape (n,); -1 if the
+            query is not in the sample.
         count
             Number of neighbours, fewer than the number of points.
         """
@@ -113,7 +114,7 @@ class ClusteredPoints:
 
 
 def _distances(points: Floats, centres: Floats) -> npt.NDArray[np.float64]:
-    """Return the distances of points, shape (n, D), from centres, shape (C, D): shape (n, C)."""
+    """Return the distances, shape (n, C), of each point, shape (n, D), from each centre, shape (C, D)."""
     squares = (points**2).sum(axis=1)[:, None] - 2 * points @ centres.T + (centres**2).sum(axis=1)
     return np.asarray(np.sqrt(np.maximum(squares, 0)))
 
@@ -123,14 +124,14 @@ def _distances(points: Floats, centres: Floats) -> npt.NDArray[np.float64]:
 
 @jit(reordered=True)
 def _scan(query: Float32, tiles: Float32, first: int, size: int, squares: Float32, result: Float32) -> None:
-    """Write squared lengths less twice the products of a query with the points of a cluster to ``result``.
+    """Write |p|**2 - 2 dot(q, p) to ``result`` for the query q and each point p of a cluster.
 
     Parameters
     ----------
     query
         Twice the coordinates of the query, shape (D,).
     first, size
-        First point of the cluster, and number of points.
+        Index of the first point of the cluster in ``squares``, and number of points in the cluster.
     """
     for column in range(size):
         result[column] = squares[first + column]
@@ -145,7 +146,7 @@ def _scan(query: Float32, tiles: Float32, first: int, size: int, squares: Float3
 def _sort_by_distance(
     query: npt.NDArray[np.float64], points: npt.NDArray[np.float64], positions: Rows, lengths: npt.NDArray[np.float64]
 ) -> None:
-    """Sort positions of points by their distance from a query; -1 comes last. ``lengths`` is scratch memory."""
+    """Sort positions of points in place by the distance from a query, -1 last; ``lengths`` is scratch memory."""
     for spot in range(len(positions)):
         position, length = positions[spot], np.inf
         if position >= 0:
@@ -173,11 +174,13 @@ def _nearest(
     Parameters
     ----------
     queries, doubled
-        Centred coordinates, and twice the same in float32, each of shape (n, D).
+        Coordinates of the queries after subtraction of the mean, and twice these coordinates in float32, (n, D).
     own, distances
-        Positions that are no neighbours, (n,), and distances from the centres, (n, C).
+        Position of the point that is the query itself, or -1, shape (n,). Distances of the queries from the centres,
+        shape (n, C).
     index
-        Attributes of :class:`ClusteredPoints`, from ``points`` on.
+        Attributes ``points``, ``radii``, ``order``, ``members``, ``starts``, ``tiles`` and ``squares`` of
+        :class:`ClusteredPoints`.
     """
     points, radii, order, members, starts, tiles, squares = index
     rows, dim = queries.shape

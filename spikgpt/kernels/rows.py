@@ -1,4 +1,4 @@
-"""Rows of a matrix that is stored dense or by columns, compiled.
+"""Compiled functions that turn a matrix stored dense or by columns into sparse rows.
 
 The NumPy forms are ``sparse_rows`` in :mod:`spikgpt.cells.on_disk` and ``RowBuckets`` in
 :mod:`spikgpt.cells.row_buckets`. Both forms return the same numbers.
@@ -23,25 +23,26 @@ def append_nonzeros(
     position: int,
     ends: npt.NDArray[np.int64],
 ) -> int:
-    """Append the values of a tile that are not 0, row by row, and return the position after the last value.
+    """Append the nonzero values of a tile row by row, and return the position after the last value.
 
     Parameters
     ----------
     dense
-        Values, shape (n, columns).
+        Values of the tile, shape (n, columns).
     first
         Column of the matrix in which the tile begins.
     data, columns
-        Arrays to write to, with one position more than values.
+        Arrays that the values and their columns are written to; each needs one position more than there are values.
     position
-        Place of the first value.
+        Position in ``data`` of the first value.
     ends
-        Array to write the position after the last value of each row to, shape (n,).
+        Array that the position after the last value of each row is written to, shape (n,).
     """
     for row in range(dense.shape[0]):
         values, start = dense[row], position
         for column in range(len(values)):
-            # Every column is written, and that of a zero is overwritten by the next one: this is faster than a branch.
+            # Every column number is written. The next column number overwrites that of a zero, which is faster than a
+            # branch.
             columns[position] = column
             position += values[column] != 0
         for at in range(start, position):
@@ -55,7 +56,7 @@ def append_nonzeros(
 def side_by_side(
     data: npt.NDArray[np.float32], columns: npt.NDArray[np.int32], ends: npt.NDArray[np.int64]
 ) -> tuple[Any, Any, Any]:
-    """Return data, indices and indptr of n rows from the values of tiles that :func:`append_nonzeros` has written.
+    """Join tiles of the same n rows, written by :func:`append_nonzeros`, and return data, indices and indptr.
 
     Parameters
     ----------
@@ -78,7 +79,7 @@ def side_by_side(
 
 @jit()
 def small_whole(values: npt.NDArray[np.float32], limit: int) -> bool:
-    """Return True if all values are whole, not negative, and below a limit."""
+    """Return True if all values are whole, not negative, and below ``limit``."""
     odd = np.int32(0)
     for at in range(len(values)):  # compiled to vector instructions
         odd |= np.int32(not ((values[at] >= 0) & (values[at] < limit) & (np.rint(values[at]) == values[at])))
@@ -101,15 +102,15 @@ def distribute(
     Parameters
     ----------
     codes, rows, starts
-        Values as integers, their rows, and the first value of each column.
+        Values as integers, row of each value, and index of the first value of each column.
     first
         Number of the first column.
     bits
-        Rows of a bucket, as a power of 2.
+        Base-2 logarithm of the number of rows in a bucket.
     packed, columns
-        Arrays to write to: values with the row in their last bits, and column numbers.
+        Arrays that the sorted values, with the row in the last bits, and their column numbers are written to.
     bucket_starts
-        Array of zeros to write the first value of each bucket to, shape (buckets + 1,).
+        Array of zeros that the index of each bucket's first value is written to, shape (buckets + 1,).
     """
     for at in range(len(rows)):
         bucket_starts[(rows[at] >> bits) + 1] += 1
@@ -129,12 +130,12 @@ def distribute(
 def sorted_rows(
     rows: npt.NDArray[Any], columns: npt.NDArray[Any], values: npt.NDArray[np.float32], n_rows: int
 ) -> tuple[Any, Any, Any, bool]:
-    """Return data, indices and indptr of rows from values in any order, and True if each position has one value.
+    """Return data, indices and indptr of CSR rows from unsorted values, and True if no position has two values.
 
     Parameters
     ----------
     rows, columns, values
-        Row, column and value of each; columns ascend within a row.
+        Row and column of each value, and the values; the columns of one row are in ascending order.
     """
     starts = np.zeros(n_rows + 1, np.int64)
     for at in range(len(rows)):

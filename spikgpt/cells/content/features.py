@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 # are compared without case and punctuation.
 TYPE_COLUMNS = ("featuretypes", "featuretype", "modality", "modalities", "type")
 RNA_TYPES = ("geneexpression", "gex", "rna", "scrna", "transcriptome")
-# Types that are not RNA, for a file without the types above. Other types, such as protein_coding, may describe genes.
+# Types that are not RNA, for a file that names none of RNA_TYPES. Further types, such as protein_coding, may describe
+# genes.
 OTHER_TYPES = (
     "antibodycapture",
     "antigencapture",
@@ -32,7 +33,8 @@ OTHER_TYPES = (
     "prot",
     "protein",
 )
-# Parts of names of antibodies, in lower case, between line ends; and names of intervals of a chromosome.
+# Parts of antibody names in lower case. A line end marks the start or the end of a name. PEAK matches the name of an
+# interval of a chromosome.
 ANTIBODY_MARKS = (
     "totalseq",
     *(f"anti{sign}{species}" for sign in "-_" for species in ("human", "mouse", "rat")),
@@ -43,14 +45,15 @@ PEAK = re.compile(r"\nchr\w+?[:\-_]\d+[:\-_]\d+\n")
 
 
 def rna_features(var: pd.DataFrame) -> tuple[Bools | None, str]:
-    """Return a mask of the RNA features.
+    """Return a mask of the RNA features of a query.
 
     The types are read from a column such as ``var["feature_types"]``, else from names such as ``CD3_TotalSeqB`` or
     ``chr1:100-200``.
 
     Returns
     -------
-    Mask of the RNA features, shape (features,), or None if all features are RNA; and a phrase on the others.
+    Mask of the RNA features, shape (features,), or None if all features are RNA; and a phrase that names the other
+    features.
     """
     column, types = _stated_types(var)
     types = types or _types_by_name(var)
@@ -65,7 +68,10 @@ def rna_features(var: pd.DataFrame) -> tuple[Bools | None, str]:
 
 
 def _stated_types(var: pd.DataFrame) -> tuple[str | None, list[str] | None]:
-    """Return the column that states types other than RNA, and its types, empty for RNA; None without such a column."""
+    """Return the name of the column with feature types, and the type of each feature; two None without such a column.
+
+    The type of an RNA feature is an empty text. A column with RNA types only is ignored.
+    """
     columns = {_key(column): column for column in reversed(list(var.columns))}
     for key in TYPE_COLUMNS:
         if key not in columns:
@@ -84,7 +90,7 @@ def _stated_types(var: pd.DataFrame) -> tuple[str | None, list[str] | None]:
 
 
 def _types_by_name(var: pd.DataFrame) -> list[str] | None:
-    """Return the type of each feature by its name, empty for RNA; None if all features are RNA."""
+    """Return each feature's type by its name, ``antibodies``, ``peaks`` or empty for RNA; None if all are RNA."""
     names = list(map(str, var.index.tolist()))
     together = "\n".join(["", *names, ""]).lower()
     marks = [mark for mark in ANTIBODY_MARKS if mark in together]
@@ -98,7 +104,7 @@ def _types_by_name(var: pd.DataFrame) -> list[str] | None:
 
 
 def _key(text: Any) -> str:
-    """Return a name without case and punctuation."""
+    """Return a name in lower case and without punctuation."""
     return re.sub(r"[\W_]+", "", str(_text(text))).lower()
 
 

@@ -14,21 +14,21 @@ from spikgpt.types import Bools, Rows
 
 
 def own_genes(names: Any, matrix: Any, columns: Rows | None) -> tuple[Bools | None, str]:
-    """Return a mask of the genes without repeats and without genes of another species.
+    """Return a mask of the genes to read, which leaves out repeated genes and genes of another species.
 
-    A column such as ``INS.1`` with the values of ``INS`` is a repeat. Columns with other values are kept, and summed
-    later.
+    A column such as ``INS.1`` with the values of ``INS`` is a repeat. If its values differ, the column is kept, and
+    added to ``INS`` later.
 
     Parameters
     ----------
     names
         Names of the genes, shape (genes,).
     columns
-        Columns of ``matrix`` for these genes, by default all.
+        Columns of ``matrix`` that hold these genes, shape (genes,); None for all columns.
 
     Returns
     -------
-    Mask of the genes to read, shape (genes,), or None for all; and a phrase on the others.
+    Mask of the genes to read, shape (genes,), or None for all genes; and a phrase that names the genes left out.
     """
     texts = [plain(name.decode(errors="replace") if isinstance(name, bytes) else str(name)) for name in names]
     kept, phrases = np.ones(len(texts), dtype=bool), []
@@ -46,7 +46,7 @@ def own_genes(names: Any, matrix: Any, columns: Rows | None) -> tuple[Bools | No
 
 
 def _repeats(names: list[str], matrix: Any, columns: Rows | None) -> list[int]:
-    """Return the columns with the name and, in a sample of cells, the values of an earlier column."""
+    """Return the columns that have the name of an earlier column and the same values in a sample of cells."""
     without = without_suffixes(names)
     several_columns = {name for name, count in Counter(without).items() if name and count > 1}
     if not several_columns:

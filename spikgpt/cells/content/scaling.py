@@ -9,29 +9,31 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
-# Least numbers of cells and genes for a decision.
+# Smallest numbers of cells and genes in which a transformation can be detected.
 TELLING_CELLS, TELLING_GENES = 50, 200
-# Least share and number of cells in which a gene must be detected.
+# Only genes that are detected in at least this share and this number of cells are used.
 LEAST_SHARE, LEAST_CELLS = 0.01, 5
 # In counts and logs, genes detected in more cells have higher values: rank correlation 0.1 to 0.9 in 16 studies. After
 # scaling of each gene the correlation was 0 to -1, because rare genes have small deviations.
 LEAST_CORRELATION = -0.2
 # Deviations or maxima count as constant if they vary by at most this share of their mean.
 CONSTANT = 0.1
-# No single-cell technology detects this share of so many genes.
+# No single-cell technology detects a share of DENSE_SHARE of DENSE_GENES genes or more in a cell.
 DENSE_SHARE, DENSE_GENES = 0.7, 1000
-# After an offset almost no value is 0, and the most frequent value of a gene, a former 0, fills this share of cells.
+# After an offset at least OFFSET_SHARE of the values are not 0. The most frequent value of a gene, a former 0, then
+# occurs in at least TIED_SHARE of the cells.
 OFFSET_SHARE, TIED_SHARE = 0.95, 0.2
-# Counts of cells with so many genes exceed ROUNDED_MOST, and more than half of small counts are 1.
+# In cells with ROUNDED_GENES genes or more, some counts exceed ROUNDED_MOST. In cells with PANEL_GENES genes or more,
+# if no count exceeds ROUNDED_MOST, at least ONES_SHARE of the counts are 1.
 ROUNDED_GENES, ROUNDED_MOST, PANEL_GENES, ONES_SHARE = 300, 15.0, 150, 0.5
-# Among so many counts, some are larger than 1.
+# Among this number of counts, some are larger than 1.
 TELLING_ONES = 1000
-# Counts up to the largest byte are mostly small.
+# If no count exceeds BYTE_MOST, the largest value of a byte, at least a share of FEW_ONES of the counts are 1.
 BYTE_MOST, FEW_ONES = 255.0, 0.1
 
 
 def gene_scaling(sample: sparse.csr_matrix) -> str:
-    """Return a phrase on the scaling of the genes of a sample, (n, G), empty for unscaled genes."""
+    """Return a phrase if the genes of a sample, shape (n, G), were scaled one by one; otherwise an empty text."""
     n_cells = sample.shape[0]
     columns = sparse.csc_matrix(sample, dtype=np.float64)
     cells = np.diff(columns.indptr)
@@ -53,7 +55,7 @@ def gene_scaling(sample: sparse.csr_matrix) -> str:
 
 
 def missing_zeros(sample: sparse.csr_matrix) -> str:
-    """Return a phrase on the missing zeros of a sample, (n, G), empty if there are zeros."""
+    """Return a phrase if a sample, shape (n, G), has too few zeros for counts or logs; otherwise an empty text."""
     cells, genes = sample.shape
     used = np.flatnonzero(sample.getnnz(axis=0))
     if genes < TELLING_GENES or sample.nnz < DENSE_SHARE * cells * len(used):
@@ -70,7 +72,7 @@ def missing_zeros(sample: sparse.csr_matrix) -> str:
 
 
 def no_counts(whole: sparse.csr_matrix) -> str:
-    """Return a phrase on whole numbers that are no counts, (n, G), empty if they may be counts."""
+    """Return a phrase if whole numbers, shape (n, G), cannot be counts; otherwise an empty text."""
     largest = float(whole.data.max())
     if largest <= 1:
         return f"holds {whole.nnz} values that are all 1, as binarised data does" if whole.nnz >= TELLING_ONES else ""
@@ -89,7 +91,10 @@ def no_counts(whole: sparse.csr_matrix) -> str:
 
 
 def _rank_correlation(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
-    """Return Spearman's correlation; importing scipy.stats would take longer than labelling a small file."""
+    """Return Spearman's rank correlation of two arrays.
+
+    The function avoids scipy.stats, because that import takes longer than labelling a small file.
+    """
     return float(np.corrcoef(pd.Series(first).rank(), pd.Series(second).rank())[0, 1])
 
 
@@ -98,7 +103,10 @@ def _is_constant(values: npt.NDArray[Any]) -> bool:
 
 
 def _longest_runs(ordered: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return the frequency of the most frequent value of each column, (n, G) sorted by column to (G,)."""
+    """Return the number of times that each column's most frequent value occurs, shape (G,).
+
+    Each column of ``ordered``, shape (n, G), is sorted.
+    """
     runs = longest = np.ones(ordered.shape[1], dtype=np.int64)
     for above, below in zip(ordered, ordered[1:], strict=False):
         runs = np.where(above == below, runs + 1, 1)

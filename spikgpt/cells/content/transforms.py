@@ -14,13 +14,15 @@ LOG_BASES = (math.e, 2.0, 10.0)
 # Largest mean distance of a cell's values from multiples of its smallest value, in units of the smallest value. After
 # the inverse of a wrong transformation the distance is about 0.2.
 MULTIPLE = 0.005
-# Largest distance from a whole number of the ratio of a cell's two most frequent values, which are counts of 1 and 2.
+# Largest distance of a ratio from a whole number. The ratio is that of a cell's two most frequent values, which are
+# counts of 1 and 2.
 RATIO_TOLERANCE = 0.02
-# The same for a third value, whose ratio rules out chance. Rounding moves this ratio further.
+# Largest distance from a whole number for the ratio of a third frequent value, which rules out a chance match. Rounding
+# moves this ratio further from a whole number.
 THIRD_TOLERANCE = 0.1
-# Least share of a frequent value among the values that are not 0, and the number of cells sampled.
+# A value is frequent if it makes up at least this share of a cell's values that are not 0. Number of cells sampled.
 FREQUENT_SHARE, TIED_CELLS = 0.03, 200
-# Exponents are capped: large values matter only after the right inverse.
+# Exponents are capped at this value. Only a wrong inverse gives larger exponents.
 LARGEST_EXPONENT = 80.0
 
 Values = npt.NDArray[Any]
@@ -44,7 +46,10 @@ INVERSES: dict[str, Callable[[Values], Values]] = {
 
 
 def multiples_distance(linear: sparse.csr_matrix) -> npt.NDArray[np.float64]:
-    """Return the distance of each cell's values from multiples of its smallest value, shape (n,); NaN if undecided."""
+    """Return the mean distance of each cell's values from multiples of its smallest value, shape (n,).
+
+    The distance is in units of the smallest value. It is NaN for a cell without values of 1.5 to 20 units.
+    """
     distances = np.full(linear.shape[0], np.nan)
     for row, (start, stop) in enumerate(zip(linear.indptr, linear.indptr[1:], strict=False)):
         cell = linear.data[start:stop]
@@ -57,10 +62,10 @@ def multiples_distance(linear: sparse.csr_matrix) -> npt.NDArray[np.float64]:
 
 
 def frequent_values(sample: sparse.csr_matrix) -> npt.NDArray[np.float64]:
-    """Return the two most frequent values of cells, in ascending order, and a larger third, shape (cells, 3).
+    """Return the two most frequent values of each cell, ascending, and a larger third value, shape (cells, 3).
 
-    A cell without two frequent values has no row. No cell has a row if fewer than half of the cells have one. The third
-    value is NaN if it is not frequent.
+    A cell without two frequent values has no row. No cell has a row if fewer than half of the cells have two frequent
+    values. The third value is NaN if no larger value is frequent.
     """
     some, rows = sample[:: -(-sample.shape[0] // TIED_CELLS)], []
     for start, stop in zip(some.indptr, some.indptr[1:], strict=False):
@@ -75,7 +80,15 @@ def frequent_values(sample: sparse.csr_matrix) -> npt.NDArray[np.float64]:
 
 
 def ratio_distance(frequent: npt.NDArray[np.float64], inverse: Callable[[Values], Values]) -> float:
-    """Return the distance of ``inverse`` of frequent values from multiples of the smallest, as median over cells."""
+    """Return the median distance of inverted frequent values from multiples of each cell's smallest frequent value.
+
+    Parameters
+    ----------
+    frequent
+        Result of :func:`frequent_values`, shape (cells, 3).
+    inverse
+        Inverse of a transformation of counts.
+    """
     linear = inverse(frequent)
     ratios = linear[:, 1:] / linear[:, :1]
     second, third = (np.abs(ratios - np.rint(ratios)) + (np.rint(ratios) < 2)).T
@@ -85,7 +98,7 @@ def ratio_distance(frequent: npt.NDArray[np.float64], inverse: Callable[[Values]
 
 
 def known_inverse(pairs: npt.NDArray[np.float64]) -> str | None:
-    """Return the transformation whose inverse makes the ratios of frequent values whole, or None."""
+    """Return the transformation whose inverse makes the ratios of frequent values whole numbers; None for no match."""
     distances = {name: ratio_distance(pairs, inverse) for name, inverse in INVERSES.items()}
     best = min(distances, key=lambda name: distances[name])
     return best if distances[best] < RATIO_TOLERANCE else None

@@ -39,15 +39,18 @@ LARGEST_LOG = 25.0
 LARGEST_NATURAL_LOG = math.log1p(1e6)
 # Row sums within this share of each other count as constant.
 CONSTANT_SPREAD = 0.01
-# Sums of fewer cells may agree by chance.
+# Smallest number of cells for a common sum: the sums of fewer cells may agree by chance.
 TELLING_CELLS = 10
-# Least share of cells of another unit that is reported.
+# Smallest share of cells in another unit that is reported.
 MIXED_SHARE = 0.02
-# Share of cells that must decide between two bases, and the distance at which a cell excludes a base.
+# Share of cells that must fit one of two bases of logarithms. Distance from multiples above which a cell excludes a
+# base.
 CLEAR_SHARE, FAR = 0.6, 0.05
-# A matrix with genes of a whole transcriptome is unfiltered if more than this share of its cells have few counts.
+# A matrix with at least WHOLE_TRANSCRIPTOME genes is unfiltered if more than a share of MOST_DROPLETS of its cells have
+# fewer than LEAST_COUNTS counts.
 WHOLE_TRANSCRIPTOME, MOST_DROPLETS, LEAST_COUNTS = 5000, 0.5, 100
-# The largest logarithm of a cell is at most FLAT times the mean; in linear values the ratio is GAP times larger.
+# The largest logarithm of a cell is at most FLAT times the cell's mean. In linear values this ratio is GAP times
+# larger.
 FLAT, GAP = 8.0, 4.0
 
 
@@ -55,9 +58,9 @@ FLAT, GAP = 8.0, 4.0
 class Content:
     """The unit of a matrix; with a ``problem`` the matrix cannot be read.
 
-    ``linear`` values with a ``log_base`` are mixed: the cells of :func:`log_cells` hold logarithms. ``inverse`` is the
-    name of another transformation of all values, one of ``INVERSES``. ``mixed`` marks a problem of cells with several
-    units, each of which could be read separately.
+    ``linear`` values with a ``log_base`` are mixed: the cells that :func:`log_cells` marks hold logarithms. ``inverse``
+    is the name of another transformation of all values, one of ``INVERSES``. ``mixed`` is True if the problem is that
+    cells have several units; the cells of each unit could be read separately.
     """
 
     kind: Kind = "counts"
@@ -70,7 +73,7 @@ class Content:
 
 
 def content_of(matrix: Any, columns: Rows | None = None) -> Content:
-    """Detect the unit of a matrix from a sample of rows, by default of all columns."""
+    """Detect the unit of a matrix from a sample of its rows; ``columns`` are the columns to read, None for all."""
     try:
         check_sparse(matrix, "The expression matrix")
         sample = read_rows(matrix, sampled_rows(matrix.shape[0]), columns)
@@ -94,7 +97,7 @@ def content_of(matrix: Any, columns: Rows | None = None) -> Content:
 
 
 def _unfiltered(sample: sparse.csr_matrix) -> tuple[str, ...]:
-    """Return a note if most cells have few counts although all genes were measured, as in an unfiltered matrix."""
+    """Return a note if all genes were measured and most cells still have few counts, as in an unfiltered matrix."""
     if sample.shape[1] < WHOLE_TRANSCRIPTOME:
         return ()
     share = float((row_sums(sample) < LEAST_COUNTS).mean())
@@ -108,17 +111,17 @@ def _unfiltered(sample: sparse.csr_matrix) -> tuple[str, ...]:
 
 
 def whole_cells(rows: sparse.csr_matrix) -> Bools:
-    """Mark the cells with whole numbers only, shape (n,)."""
+    """Return True for the cells that hold only whole numbers, shape (n,)."""
     return _without(rows, np.abs(rows.data - np.rint(rows.data)) > INTEGER_TOLERANCE)
 
 
 def small_cells(rows: sparse.csr_matrix) -> Bools:
-    """Mark the cells without values too large for a logarithm, shape (n,)."""
+    """Return True for the cells whose values are all small enough for logarithms, shape (n,)."""
     return _without(rows, rows.data > LARGEST_LOG)
 
 
 def _without(rows: sparse.csr_matrix, marked: Bools) -> Bools:
-    """Mark the cells without any marked value, shape (n,)."""
+    """Return True for the cells without a marked value, shape (n,); ``marked`` has one item for each stored value."""
     free = np.ones(rows.shape[0], dtype=bool)
     if marked.any():
         filled = np.diff(rows.indptr) > 0
@@ -127,16 +130,20 @@ def _without(rows: sparse.csr_matrix, marked: Bools) -> Bools:
 
 
 def log_cells(rows: sparse.csr_matrix, log_base: float, *, mixed: bool) -> Bools:
-    """Mark the cells with logarithms, shape (n,), in a matrix where some or most cells have them.
+    """Return True for the cells that hold logarithms, shape (n,), in a matrix of logarithms or of ``mixed`` units.
 
-    A cell of whole numbers holds counts, unless the base is 2: log2(1 + n) is whole for n = 1, 3 or 7.
+    A cell of whole numbers is taken for counts. The exception is a matrix of logarithms to base 2: log2(1 + n) is whole
+    for n = 1, 3 or 7.
     """
     small = small_cells(rows)
     return small & ~whole_cells(rows) if mixed or log_base != 2.0 else small
 
 
 def linear_values(rows: sparse.csr_matrix, log_base: float | None) -> sparse.csr_matrix:
-    """Return linear values, float64 with float32 precision, after inverting log(1 + linear) if there is a base."""
+    """Return linear values, float64, from logarithms to the base ``log_base``, log(1 + linear).
+
+    The result has float32 precision. If the base is None, the rows already hold linear values.
+    """
     linear = rows.astype(np.float64)
     if log_base is not None:
         linear.data = np.expm1(linear.data * math.log(log_base)).astype(np.float32).astype(np.float64)
@@ -144,7 +151,7 @@ def linear_values(rows: sparse.csr_matrix, log_base: float | None) -> sparse.csr
 
 
 def untransformed(rows: sparse.csr_matrix, content: Content) -> sparse.csr_matrix:
-    """Return linear values as :func:`linear_values` does, also for mixed and otherwise transformed cells."""
+    """Return linear values of rows with the unit ``content``, also for mixed units and for other transformations."""
     if content.inverse:
         linear = rows.astype(np.float64)
         linear.data = INVERSES[content.inverse](linear.data).astype(np.float32).astype(np.float64)
@@ -163,8 +170,8 @@ def untransformed(rows: sparse.csr_matrix, content: Content) -> sparse.csr_matri
 def row_sums(linear: sparse.csr_matrix) -> npt.NDArray[np.float64]:
     """Return the sum of each row, shape (n,), independent of the order of columns.
 
-    Sums of whole numbers are exact. Other values are rounded to a grid of 2**-32 times the row's largest power of
-    two: sums on the grid are exact in float64 for up to a million genes.
+    Sums of whole numbers are exact. Other values are rounded to a grid of 2**-32 times the row's largest power of two.
+    Sums on the grid are exact in float64 for up to a million genes.
     """
     if (np.rint(linear.data) == linear.data).all():
         return np.asarray(linear.sum(axis=1), dtype=np.float64).ravel()
@@ -175,7 +182,7 @@ def row_sums(linear: sparse.csr_matrix) -> npt.NDArray[np.float64]:
 
 
 def _problem(values: npt.NDArray[np.float64]) -> str:
-    """Return a phrase on unusable non-zero values of a sample, empty for usable values."""
+    """Return a phrase if the values of a sample that are not 0 cannot be used; otherwise an empty text."""
     if not values.size:
         return "holds only zeros"
     if not np.isfinite(values).all():
@@ -188,7 +195,10 @@ def _problem(values: npt.NDArray[np.float64]) -> str:
 
 
 def _linear(sample: sparse.csr_matrix, whole: Bools, *, constant: bool = False) -> Content:
-    """Return the content of values that are no logarithms; ``constant`` marks cells with one common sum."""
+    """Detect the unit of a sample whose values are not logarithms.
+
+    ``whole``, shape (n,), is True for the cells of whole numbers. ``constant`` is True if all cells have the same sum.
+    """
     share = float(whole[np.diff(sample.indptr) > 0].mean())
     if MIXED_SHARE < share < 1 - MIXED_SHARE:
         rest = sample[~whole]
@@ -207,7 +217,7 @@ def _linear(sample: sparse.csr_matrix, whole: Bools, *, constant: bool = False) 
 
 
 def _logs(sample: sparse.csr_matrix) -> Content:
-    """Return the content of values that are small enough for logarithms."""
+    """Detect the unit of a sample whose values are small enough for logarithms."""
     distances = {base: multiples_distance(linear_values(sample, base)) for base in LOG_BASES}
     if problem := _two_bases(sample, distances):
         return Content(problem=problem, mixed=True)
@@ -231,12 +241,12 @@ def _logs(sample: sparse.csr_matrix) -> Content:
 
 
 def _mixed(sample: sparse.csr_matrix, small: Bools, whole: Bools) -> Content:
-    """Return the content of a matrix where only the ``small`` cells have small values that are not whole."""
+    """Detect the unit of a sample in which only the cells marked in ``small``, shape (n,), may hold logarithms."""
     rest = ~small & (np.diff(sample.indptr) > 0)
     some = sample[small]
     logs = _logs(some)
     if logs.log_base == 2.0 and small_cells(sample).all():
-        # Some cells of few counts have whole logarithms to base 2.
+        # Cells with few counts may hold only whole numbers as logarithms to base 2.
         return _logs(sample)
     share = f"{100 * small.sum() / (small | rest).sum():.0f}%"
     _, evidence = _log_base(some, {base: multiples_distance(linear_values(some, base)) for base in LOG_BASES})
@@ -247,7 +257,7 @@ def _mixed(sample: sparse.csr_matrix, small: Bools, whole: Bools) -> Content:
     other = _linear(sample, whole)
     if other.inverse or other.problem or (logs.kind == "linear" and not logs.inverse and not logs.problem):
         return other
-    # Logarithms lie close to their mean, counts do not.
+    # The largest logarithm of a cell is close to the cell's mean, the largest count is not.
     peaks = sample.max(axis=1).toarray().ravel() * np.diff(sample.indptr) / np.maximum(_sums(sample), 1e-12)
     if np.median(peaks[small]) > FLAT or np.median(peaks[rest]) < GAP * np.median(peaks[small]):
         return other
@@ -256,7 +266,7 @@ def _mixed(sample: sparse.csr_matrix, small: Bools, whole: Bools) -> Content:
 
 
 def _transformed(pairs: npt.NDArray[np.float64]) -> Content:
-    """Return the content of values that repeat within a cell like counts, but are neither counts nor logarithms."""
+    """Return the unit of values that repeat within a cell like counts, but are neither counts nor logarithms."""
     if inverse := known_inverse(pairs):
         return Content("linear", inverse=inverse, notes=(f"The values were taken for {inverse}, which was undone.",))
     return Content(
@@ -270,12 +280,12 @@ def _is_multiple(linear: sparse.csr_matrix) -> bool:
 
 
 def _odd_cells(sample: sparse.csr_matrix, distances: npt.NDArray[np.float64]) -> str:
-    """Return a phrase on cells without logarithms among cells with logarithms, empty for none.
+    """Return a phrase if some cells hold no logarithms while the other cells do; otherwise an empty text.
 
     Parameters
     ----------
     distances
-        Distance of each cell's values from multiples, read as logarithms, shape (n,).
+        Result of :func:`multiples_distance` for values that are read as logarithms, shape (n,).
     """
     odd = np.isfinite(distances) & (distances > FAR)
     if not MIXED_SHARE < odd.mean() < 1 - MIXED_SHARE:
@@ -288,7 +298,7 @@ def _odd_cells(sample: sparse.csr_matrix, distances: npt.NDArray[np.float64]) ->
 
 
 def _two_bases(sample: sparse.csr_matrix, distances: dict[float, npt.NDArray[np.float64]]) -> str:
-    """Return a phrase on cells with logarithms to different bases, empty for one base."""
+    """Return a phrase if the cells hold logarithms to two bases; otherwise an empty text."""
     telling = np.isfinite(np.stack(list(distances.values()))).all(axis=0)
     cells = {base: telling & (distances[base] < MULTIPLE) & _far(distances, base) for base in LOG_BASES}
     n_cells = int(telling.sum())
@@ -306,12 +316,12 @@ def _two_bases(sample: sparse.csr_matrix, distances: dict[float, npt.NDArray[np.
 
 
 def _far(distances: dict[float, npt.NDArray[np.float64]], base: float) -> Bools:
-    """Mark the cells that exclude all other bases, (n,)."""
+    """Return True for the cells whose values exclude all bases other than ``base``, shape (n,)."""
     return np.asarray(np.all([distances[other] > FAR for other in LOG_BASES if other != base], axis=0))
 
 
 def _of_one_sum(linear: sparse.csr_matrix) -> Bools:
-    """Mark the largest group of cells with one common sum, (n,)."""
+    """Return True for the cells of the largest group with one common sum, shape (n,)."""
     sums = _sums(linear)
     ordered = np.sort(sums[sums > 0])
     ends = np.searchsorted(ordered, ordered * (1 + CONSTANT_SPREAD), side="right")
@@ -320,9 +330,10 @@ def _of_one_sum(linear: sparse.csr_matrix) -> Bools:
 
 
 def _log_base(sample: sparse.csr_matrix, distances: dict[float, npt.NDArray[np.float64]]) -> tuple[float, str]:
-    """Return the base of log(1 + linear) for a sample, and the evidence, empty for none.
+    """Return the base of log(1 + linear) of a sample, and the evidence: ``multiples``, ``sums`` or an empty text.
 
-    In the right base the values of a cell are multiples of its smallest value (one count), or all cells have one sum.
+    With the right base, a cell's linear values are multiples of its smallest value (one count), or all cells have one
+    sum.
     """
     by_base = {base: _median_distance(distances[base]) for base in LOG_BASES}
     large = sample.data.max() > LARGEST_NATURAL_LOG
@@ -337,7 +348,7 @@ def _log_base(sample: sparse.csr_matrix, distances: dict[float, npt.NDArray[np.f
 
 
 def _median_distance(distances: npt.NDArray[np.float64]) -> float:
-    """Return the median over the decided cells, 0.5 without any."""
+    """Return the median of the distances that are not NaN; 0.5 if all are NaN."""
     distances = distances[np.isfinite(distances)]
     return float(np.median(distances)) if distances.size else 0.5
 
@@ -355,7 +366,7 @@ def _cell_numbers(rows: sparse.csr_matrix) -> npt.NDArray[np.int64]:
 
 
 def _constant_sum(linear: sparse.csr_matrix) -> float | None:
-    """Return the common sum of all cells with any value, or None."""
+    """Return the common sum of all cells that are not empty; None if their sums differ."""
     sums = row_sums(linear.astype(np.float64))
     sums = sums[sums > 0]
     middle = float(np.median(sums))

@@ -10,23 +10,23 @@ from dataclasses import dataclass
 
 from spikgpt.errors import DataError, with_noun
 
-# The most likely delimiter first, which wins a tie. Space is tried last, because names contain spaces.
+# Delimiters from the most to the least likely; the first wins a tie. Space is tried last, because names contain spaces.
 DELIMITERS = ("\t", ";", ",", "|", " ")
 # Kinds of fields.
 NUMBER, WORD, MISSING_VALUE = range(3)
-# Lines that are split to detect the delimiter.
+# Number of lines that are split to detect the delimiter.
 TRIED_LINES = 10
-# Largest number of columns.
+# Largest number of columns of a table.
 MOST_COLUMNS = 2_000_000
 MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-", "."}
 COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
-# Three digits after a comma may also be thousands.
+# A comma before three digits may be a decimal comma or a thousands separator.
 THOUSANDS = re.compile(r"[+-]?\d{1,3},\d{3}")
 
 
 @dataclass(frozen=True)
 class Splitter:
-    """Split lines at a delimiter; with ``comma``, numbers have decimal commas."""
+    """Split the lines of a table at ``delimiter``; ``comma`` is True if the numbers have decimal commas."""
 
     delimiter: str
     name: object
@@ -34,7 +34,7 @@ class Splitter:
 
     @classmethod
     def from_lines(cls, lines: Sequence[str], name: object) -> Splitter:
-        """Return the splitter that gives the first lines of a table, header included, equal numbers of fields.
+        """Detect the delimiter that splits the first lines of a table, including the header, into equally many fields.
 
         Raises
         ------
@@ -77,7 +77,7 @@ class Splitter:
             raise DataError(msg) from None
 
     def _has_commas(self, lines: Sequence[str]) -> bool:
-        """Return True for decimal commas; commas that may separate thousands are refused."""
+        """Return True if numbers have decimal commas; raise DataError if the commas may separate thousands."""
         with_comma = [field for line in lines for field in self(line) if COMMA.fullmatch(field.strip())]
         if with_comma and all(THOUSANDS.fullmatch(field.strip()) for field in with_comma):
             msg = (
@@ -89,7 +89,7 @@ class Splitter:
 
 
 def kind_of(field: str, comma: bool) -> int:
-    """Return ``NUMBER``, ``WORD`` or ``MISSING_VALUE``."""
+    """Return the kind of a field: ``NUMBER``, ``WORD`` or ``MISSING_VALUE``."""
     try:
         value = number(field, comma)
     except ValueError:
@@ -98,12 +98,12 @@ def kind_of(field: str, comma: bool) -> int:
 
 
 def is_missing(field: str) -> bool:
-    """Return True for a missing value."""
+    """Return True if a field stands for a missing value, such as an empty text or NA."""
     return field.strip().lower() in MISSING
 
 
 def number(field: str, comma: bool) -> float:
-    """Return the number in a field, with ``comma`` also with a decimal comma."""
+    """Return the number in a field; with ``comma`` True, the number may have a decimal comma."""
     field = field.strip()
     if comma and COMMA.fullmatch(field):
         field = field.replace(",", ".")

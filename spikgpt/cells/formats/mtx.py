@@ -1,8 +1,8 @@
 """Read a Matrix Market file with its list of cells and its list of genes.
 
-Cell Ranger, STARsolo, kallisto, alevin-fry and Parse Biosciences write such sets of files. GEO has many sets in one
-folder. Names and orientation differ between programs: lists are recognised by name, and the orientation by their
-lengths.
+Cell Ranger, STARsolo, kallisto, alevin-fry and Parse Biosciences write a set of these three files. A folder from GEO
+may hold many sets. File names and orientation differ between programs. The lists are recognised by their names, and the
+orientation by the lengths of the lists.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from spikgpt.errors import DataError, listed, with_noun
 
 SUFFIX = re.compile(r"\.mtx(\.gz)?$", re.IGNORECASE)
 LIST_SUFFIX = re.compile(r"\.(tsv|txt|csv)(\.gz)?$", re.IGNORECASE)
-# Words in the names of lists and matrices; other words are names of samples.
+# Words in the file names of lists and matrices; other words are taken for the name of a sample.
 CELL_WORDS = {"barcodes", "barcode", "cells", "cell", "cellnames", "cellids", "rows", "colnames"}
 GENE_WORDS = {"features", "feature", "genes", "gene", "genenames", "geneids", "cols", "rownames"}
 OTHER_WORDS = {"metadata", "meta", "annotation", "annotations", "clusters", "celltypes", "celltype", "summary"}
@@ -35,20 +35,20 @@ MATRIX_WORDS = {"matrix", "counts", "count", "umi", "umis", "mat", "expression",
 # Parse Biosciences names the cells in cell_metadata.csv, in the order of the matrix.
 PARSE_CELLS = ["cell", "metadata"]
 NAME_WORDS = {"names", "name", "ids", "id", "list"}
-# Depth and number of entries of the search for a matrix.
+# Largest depth of folders, and largest number of files and folders, in the search for a matrix.
 DEEPEST, MOST_ENTRIES = 5, 20_000
 # Folders of STARsolo without gene counts.
 NO_COUNTS = {"velocyto", "sj", "analysis", "transcript3p"}
-# Most and least bytes of an entry in text, and most entries per packed byte.
+# Largest and smallest size in bytes of a matrix entry as text. Largest number of entries per byte of a gzip file.
 ENTRY_BYTES, LEAST_ENTRY_BYTES, PACKED_ENTRIES = 128, 6, 16
-# Entries that any packed file may have.
+# Number of entries that any gzip file may declare.
 ALWAYS_ENTRIES = 4_000_000
 LISTS = "barcodes.tsv and features.tsv (or genes.tsv), with or without .gz"
 
 
 @dataclass(frozen=True)
 class MatrixSet:
-    """A matrix and its possible lists, the most likely first; ``symbols`` are kallisto's gene names."""
+    """A matrix file, and files that may list its cells and genes; ``symbols`` are kallisto's files of gene names."""
 
     matrix: Path
     cells: tuple[Path, ...]
@@ -79,7 +79,7 @@ def read_mtx(path: Path) -> AnnData:
 
 
 def is_mtx(path: Path) -> bool:
-    """Return True for the name of a Matrix Market file."""
+    """Return True if the path has the name of a Matrix Market file."""
     return SUFFIX.search(path.name) is not None
 
 
@@ -113,7 +113,7 @@ def _matrices(folder: Path) -> Iterator[Path]:
 
 
 def _chosen(folder: Path, candidates: Iterable[Path]) -> Path:
-    """Return the matrix to read in a folder: filtered before raw."""
+    """Return the matrix to read in a folder; a filtered matrix is preferred to a raw matrix."""
     matrices = list(candidates)
     named = [path for path in matrices if re.fullmatch(r"(matrix|cells_x_genes|quants_mat)\.mtx(\.gz)?", path.name)]
     # STARsolo and kallisto write variants of one matrix into the same folder.
@@ -134,7 +134,7 @@ def _words(name: str) -> list[str]:
 
 
 def _lists_of(matrix: Path) -> MatrixSet:
-    """Return a matrix with the lists of the same name, else with all lists in its folder."""
+    """Return a matrix with the lists of cells and genes of the same name, else with all lists in its folder."""
     stem = SUFFIX.sub("", matrix.name)
     key = [word for word in _words(stem) if word not in MATRIX_WORDS]
     roles: dict[str, list[tuple[bool, Path]]] = {"cells": [], "genes": [], "symbols": []}
@@ -169,11 +169,11 @@ def _lists_of(matrix: Path) -> MatrixSet:
     return matrix_set
 
 
-# --- reading them ----------------------------------------------------------------------------------------------------
+# --- reading the files -----------------------------------------------------------------------------------------------
 
 
 def _shape(matrix: Path) -> tuple[int, int, int]:
-    """Return the rows, columns and entries in the header of a matrix; refuse impossible numbers."""
+    """Return the numbers of rows, columns and entries in the header of a matrix; refuse impossible numbers."""
     size, packed = matrix.stat().st_size, is_gzip(matrix)
     with as_data_errors(matrix, remedy=CUT_OFF), open_unpacked(matrix) as stream:
         first = stream.readline(1024)
@@ -200,7 +200,7 @@ def _shape(matrix: Path) -> tuple[int, int, int]:
 
 
 def _stated(stream: IO[bytes]) -> list[bytes]:
-    """Return the words of the first line after the comments."""
+    """Return the words of the first line after the comments; empty if there is no such line."""
     for _ in range(1000):
         line = stream.readline(1 << 16)
         if line.strip() and not line.startswith(b"%"):
@@ -209,7 +209,7 @@ def _stated(stream: IO[bytes]) -> list[bytes]:
 
 
 def _read_list(path: Path, most: int) -> list[list[str]]:
-    """Return the fields of each line of a list, of at most ``most`` + 1 lines."""
+    """Return the fields of each of the first ``most`` + 1 lines of a list of cells or genes."""
     delimiter, lines = "", list[list[str]]()
     for _, line in text_lines(path):
         if len(lines) > most:
@@ -227,7 +227,7 @@ def _read_list(path: Path, most: int) -> list[list[str]]:
 def _match_lists(
     matrix_set: MatrixSet, shape: tuple[int, int, int]
 ) -> tuple[tuple[bool, list[list[str]]], tuple[bool, list[list[str]]]]:
-    """Return the lists of cells and genes that fit a side of the matrix, with True if that side is the rows."""
+    """Return the lists of cells and of genes that fit the matrix, each with True if its items are the rows."""
     lengths: dict[str, int] = {}
 
     def lines_of(paths: tuple[Path, ...], sides: tuple[bool, ...]) -> Iterator[tuple[bool, list[list[str]]]]:
@@ -263,7 +263,7 @@ def _assemble(
     genes: tuple[bool, list[list[str]]],
     notes: list[str],
 ) -> AnnData:
-    # A slow import for this format only.
+    # A slow import, which only this format needs.
     from scipy.io import mmread
 
     with (
@@ -283,7 +283,10 @@ def _assemble(
 
 
 def _var_of(lines: list[list[str]]) -> pd.DataFrame:
-    """Return genes named by the second column, as in Cell Ranger, with ids and types."""
+    """Return ``var`` from the lines of a gene list: as in Cell Ranger, ids, symbols and feature types.
+
+    A list with a single column, or with lines of different lengths, gives names only.
+    """
     columns = list(zip(*lines, strict=True)) if len({len(fields) for fields in lines}) == 1 else [[f[0] for f in lines]]
     if len(columns) == 1:
         return pd.DataFrame(index=pd.Index(columns[0], dtype=object))
@@ -296,7 +299,10 @@ def _var_of(lines: list[list[str]]) -> pd.DataFrame:
 def _without_splicing(
     matrix: sparse.csr_matrix, var: pd.DataFrame, notes: list[str]
 ) -> tuple[sparse.csr_matrix, pd.DataFrame]:
-    """Add spliced and ambiguous counts (-A) of alevin-fry, and leave out unspliced counts (-U)."""
+    """Add spliced and ambiguous counts (-A) of alevin-fry, and leave out unspliced counts (-U).
+
+    A matrix without these three groups of genes is returned unchanged.
+    """
     names = [str(name) for name in var.index]
     count, rest = divmod(len(names), 3)
     parts = names[:count], names[count : 2 * count], names[2 * count :]

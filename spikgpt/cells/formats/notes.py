@@ -1,4 +1,4 @@
-"""Notes of a reader on a file, kept with the cells until they are labelled."""
+"""Notes on how a file was read, kept in ``uns`` until the cells are labelled."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ KEY = "spikgpt_reading"
 
 
 def with_notes(adata: AnnData, notes: Iterable[str]) -> AnnData:
-    """Return the cells with sentences on their reading in ``uns``."""
+    """Add sentences on how the file was read to ``uns``, and return the cells."""
     if texts := list(notes):
         adata.uns[KEY] = np.array(texts, dtype=object)
     return adata
 
 
 def reading_notes(adata: AnnData) -> tuple[str, ...]:
-    """Return the sentences of :func:`with_notes`."""
+    """Return the sentences that :func:`with_notes` has added; empty if there are none."""
     return tuple(str(text) for text in np.ravel(adata.uns.get(KEY, ())))

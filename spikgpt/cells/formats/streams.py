@@ -13,9 +13,9 @@ from typing import IO, cast
 from spikgpt.cells.storage import most_bytes
 from spikgpt.errors import DataError
 
-# Characters of a line at most: the values of a gene in ten million cells.
+# Largest number of characters in a line: enough for the values of a gene in ten million cells.
 LONGEST_LINE = 64 * 1024 * 1024
-# Empty lines that may follow one another.
+# Largest number of consecutive empty lines.
 MOST_EMPTY = 10_000
 GZIP = b"\x1f\x8b"
 ENCODINGS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -29,11 +29,11 @@ class BoundedStream(io.RawIOBase):
         self._stream, self._most, self._name, self._read = stream, most, name, 0
 
     def readable(self) -> bool:
-        """Return True."""
+        """Return True, because the stream can be read."""
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill a buffer, and count its bytes."""
+        """Fill a buffer with unpacked bytes, and return the number of these bytes."""
         try:
             part = self._stream.read(len(buffer))
         except (OSError, EOFError) as error:
@@ -51,19 +51,19 @@ class BoundedStream(io.RawIOBase):
 
 
 def is_gzip(path: Path) -> bool:
-    """Return True for a file packed with gzip."""
+    """Return True if a file is packed with gzip."""
     with path.open("rb") as file:
         return file.read(2) == GZIP
 
 
 @contextmanager
 def open_unpacked(path: Path, name: object = None, *, most: int | None = None) -> Iterator[IO[bytes]]:
-    """Open a file that may be packed with gzip; messages call it ``name``.
+    """Open a file for reading, and unpack it on the fly if it is packed with gzip; messages call the file ``name``.
 
     Parameters
     ----------
     most
-        Unpacked bytes at most; by default :func:`spikgpt.cells.storage.most_bytes` of a packed file.
+        Largest number of unpacked bytes; by default :func:`spikgpt.cells.storage.most_bytes` of the packed size.
     """
     with path.open("rb") as file:
         packed = file.read(2) == GZIP
@@ -78,7 +78,7 @@ def open_unpacked(path: Path, name: object = None, *, most: int | None = None) -
 
 
 def unpack(path: Path, target: Path) -> None:
-    """Unpack a gzip file within the free disk space."""
+    """Unpack a gzip file to ``target``; raise DataError if it needs more than the free disk space."""
     free = shutil.disk_usage(target.parent).free
     most = most_bytes(path.stat().st_size)
     with open_unpacked(path, most=min(most, free)) as stream, target.open("wb") as file:
@@ -86,7 +86,7 @@ def unpack(path: Path, target: Path) -> None:
 
 
 def first_bytes(path: Path, count: int = 4096) -> bytes:
-    """Return the first bytes of a file, unpacked."""
+    """Return the first bytes of a file, after unpacking gzip."""
     with open_unpacked(path) as stream:
         return stream.read(count)
 
@@ -94,7 +94,7 @@ def first_bytes(path: Path, count: int = 4096) -> bytes:
 def text_lines(path: Path, name: object = None) -> Iterator[tuple[int, str]]:
     """Yield the number, from 1, and the text of each line that is not empty.
 
-    The text may be UTF-8, UTF-16 with a mark, or Latin-1, with the line ends of any system.
+    The text may be UTF-8, UTF-16 with a byte order mark, or Latin-1, with the line ends of any system.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def text_lines(path: Path, name: object = None) -> Iterator[tuple[int, str]]:
 
 
 def _decoded(line: str) -> str:
-    """Return a line as Latin-1 where it is not UTF-8."""
+    """Return a line of text, decoded as Latin-1 if its bytes are not UTF-8."""
     try:
         line.encode()
     except UnicodeEncodeError:

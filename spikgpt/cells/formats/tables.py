@@ -27,15 +27,15 @@ from spikgpt.errors import DataError, listed, with_noun
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".gct", ".dat", ".counts")
 OTHER_SUFFIXES = (".h5ad", ".h5", ".hdf5", ".h5mu", ".loom", ".zarr")
-# Lines, and their fields, that decide the layout; at least LEAST_LINES lines are read.
+# Number of lines, and of fields in these lines, from which the layout is detected; at least LEAST_LINES lines are used.
 SAMPLE_LINES, SAMPLE_FIELDS, LEAST_LINES = 60, 200_000, 8
-# Least share of gene names among the names of rows that are genes.
+# Rows are taken for genes if at least this share of their names are gene names.
 LEAST_GENE_SHARE = 0.1
 # Titles of a column of names, in lower case.
 NAME_TITLES = re.compile(
     r"|(unnamed: 0|index|id|names?|(cell|barcode|gene|symbol|feature|sample)s?([ _.]?(ids?|names?))?)"
 )
-# Columns that are no genes: descriptions of cells, and summaries of counting programs.
+# Names of columns or rows that are not genes: descriptions of cells, and summaries of counting programs.
 NO_GENES = re.compile(
     r"n_?(counts?|genes?|umis?|features?)(_by_counts)?|n(count|feature)_\w+|total(_\w+)?|sum|lib(rary)?[_.]?size|"
     r"size_?factors?|log1p_\w+|pct_\w+|percent[._]?\w*|(\w+[_.])?clusters?([_.]?id)?|louvain\w*|leiden\w*|"
@@ -45,7 +45,7 @@ NO_GENES = re.compile(
     r"n_(unmapped|multimapping|nofeature|ambiguous)",
     re.IGNORECASE,
 )
-# Columns that are no cells: descriptions of genes.
+# Names of columns that are not cells: descriptions of genes.
 NO_CELLS = re.compile(
     r"chr|chrom(osome)?(_name)?|start|end|stop|strand|(gene_?)?length|width|entrez\w*|ncbi\w*|gc\w*|description|biotype",
     re.IGNORECASE,
@@ -56,13 +56,14 @@ STATISTICS = re.compile(
     r"q[._]?val(ue)?",
     re.IGNORECASE,
 )
-# Most comments before a table, most lines without names, and lines after which repeated names are refused.
+# Largest number of comments before a table, largest number of lines without names, and number of lines after which
+# repeated names are refused.
 MOST_COMMENTS, MOST_UNNAMED, CHECKED_LINES = 10_000, 1_000_000, 100_000
 AGAIN = "The file may be cut off or damaged: copy it, download it or write it again."
 
 
 def looks_like_table(path: Path, head: bytes) -> bool:
-    """Return True for a text table, by the name and the first unpacked bytes of a file."""
+    """Return True if a file looks like a text table by its name and its first unpacked bytes."""
     name = path.name.lower().removesuffix(".gz")
     if not is_text(head) or name.endswith(OTHER_SUFFIXES):
         return False
@@ -104,7 +105,7 @@ def read_table(path: Path) -> AnnData:
 
 @dataclass(frozen=True)
 class _Axis:
-    """The names of cells or genes, and further columns for them."""
+    """The names of cells or of genes, and further columns that describe these cells or genes."""
 
     names: list[str]
     described: dict[str, Sequence[object]]
@@ -112,7 +113,7 @@ class _Axis:
 
 @dataclass(frozen=True)
 class _Row:
-    """A line of a table: the name, the texts, and the values other than 0."""
+    """A line of a table: name, texts, values other than 0 with their columns, and number of missing values."""
 
     name: str
     texts: list[str]
@@ -122,7 +123,7 @@ class _Row:
 
 
 class _Table:
-    """A table during reading, with the layout of its first lines."""
+    """A text table that is being read; the layout is detected from its first lines."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -148,7 +149,7 @@ class _Table:
         self._first_missing: tuple[int, int] | None = None
 
     def _titles(self, header: list[str], width: int, line: int) -> list[str]:
-        """Return a title for each column; R writes no title for the names."""
+        """Return a title for each column; the title of the names, which R does not write, may be empty."""
         if len(header) == width + 1 and not header[-1]:
             header = header[:-1]
         if len(header) == width - 1:
@@ -162,7 +163,7 @@ class _Table:
         return header
 
     def _lay_out(self, rows: list[list[str]]) -> None:
-        """Detect columns of numbers, text and names, lines of text, and the axis of the genes."""
+        """Detect the columns of numbers, text and names, the lines of text, and the axis of the genes."""
         kinds = np.array([[kind_of(value, self.split.comma) for value in row] for row in rows])
         wordy = (kinds[:, 1:] == WORD).sum(axis=1) > max(1, len(self.titles) - 1) / 2
         self.above = rows[: int(wordy.argmin())]
@@ -188,14 +189,14 @@ class _Table:
             self.notes.append(f"Lines of text below the header were read as descriptions: {len(self.above)}.")
 
     def _names_numbered(self, column: list[str]) -> bool:
-        """Return True if numbers in the first column are names."""
+        """Return True if the numbers in the first column are names of cells or genes."""
         title = plain(self.titles[0]).lower()
         if NAME_TITLES.fullmatch(title):
             return True
         return not is_gene(title) and all(value.isdigit() for value in column) and len(set(column)) == len(column) > 2
 
     def _check(self, texts: list[int], columns: dict[int, list[str]]) -> None:
-        """Refuse tables of other content than cells and genes."""
+        """Raise DataError if the table does not hold the counts of cells and genes."""
         if not self.numbers:
             msg = f"{self.path} holds no column of numbers; expected counts. Pass the file with the count matrix."
             raise DataError(msg)
@@ -215,7 +216,7 @@ class _Table:
             raise DataError(msg)
 
     def rows(self) -> Iterator[_Row]:
-        """Yield the lines with values."""
+        """Yield the lines of the table with values, below the header and the lines of text."""
         start, stop = self.numbers[0], self.numbers[-1] + 1
         together = len(self.numbers) == stop - start
         names = set[str]()
@@ -254,7 +255,7 @@ class _Table:
                 yield _Row(name, texts, columns, kept.astype(np.float32), int(lost.sum()))
 
     def _values(self, some: list[str], line: int, fields: list[str]) -> npt.NDArray[np.float64]:
-        """Return the values of a line with missing values or decimal commas."""
+        """Return the values of a line that has missing values or decimal commas; a missing value is NaN."""
         values = np.empty(len(some))
         for at, text in enumerate(some):
             try:
@@ -267,7 +268,7 @@ class _Table:
         return values
 
     def described_rows(self, rows: list[_Row]) -> dict[str, Sequence[object]]:
-        """Return the columns of text by title."""
+        """Return the columns of text by title; each column holds one text per line."""
         columns: dict[str, Sequence[object]] = {}
         for index, at in enumerate(self.texts):
             column = [row.texts[index] for row in rows]
@@ -279,7 +280,7 @@ class _Table:
         return columns
 
     def described_columns(self) -> dict[str, Sequence[object]]:
-        """Return the lines of text by title."""
+        """Return the lines of text below the header by title; each line holds one text per column of numbers."""
         columns: dict[str, Sequence[object]] = {}
         for count, row in enumerate(self.above):
             values = [plain(row[at]) for at in self.numbers]
@@ -289,7 +290,7 @@ class _Table:
         return columns
 
     def note_missing(self, names: list[str]) -> None:
-        """Add a note on missing values."""
+        """Add a note with the number of missing values; ``names`` are the names of the lines."""
         if self._first_missing is None:
             return
         row, column = names[self._first_missing[0]], plain(self.titles[self.numbers[self._first_missing[1]]])
@@ -303,9 +304,9 @@ class _Table:
 def _assemble(
     matrix: sparse.csr_matrix, cells: _Axis, genes: _Axis, unmeasured: npt.NDArray[np.bool_], notes: list[str]
 ) -> AnnData:
-    """Return the cells, without rows that are no cells, columns that are no genes, and genes without values."""
+    """Return an AnnData without rows that are not cells, columns that are not genes, and genes without values."""
     no_gene = np.array([bool(NO_GENES.fullmatch(name)) and not is_gene(name) for name in genes.names])
-    # Descriptions of genes stand among cells in columns.
+    # If cells are in columns, some columns may describe genes.
     no_cell = np.array([bool(NO_CELLS.fullmatch(name)) for name in cells.names])
     obs, var = dict(cells.described), dict(genes.described)
     for at in np.flatnonzero(no_gene):
@@ -335,7 +336,7 @@ def _shown(names: list[str]) -> str:
 
 
 def _without_comments(lines: Iterator[tuple[int, str]], name: object) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a table without comments, lines of GEO, and the sizes of a GCT file."""
+    """Yield the lines of a table without comments, metadata lines of GEO, and the line of sizes of a GCT file."""
     comment: tuple[int, str] | None = None
     in_table, comments = False, 0
     for line, text in lines:

@@ -21,12 +21,12 @@ from spikgpt.cells.storage import as_data_errors, open_store
 from spikgpt.errors import DataError, listed
 
 HUMAN = re.compile(r"GRCh\d+|hg\d+|human", re.IGNORECASE)
-# Arrays of genes in files of Cell Ranger 3 and later, and their columns of var.
+# Arrays that describe genes in files of Cell Ranger 3 and later, and the columns of var that they become.
 FEATURES = {"id": "gene_ids", "feature_type": "feature_types", "genome": "genome"}
 
 
 def is_tenx(file: Any) -> bool:
-    """Return True for an open HDF5 file of Cell Ranger."""
+    """Return True if an open HDF5 file was written by Cell Ranger."""
     return any(True for _ in _groups(file))
 
 
@@ -36,19 +36,19 @@ def read_tenx(path: Path, name: object) -> AnnData:
     Raises
     ------
     DataError
-        When it is damaged, or holds several genomes of which none is human.
+        When the file is damaged, or holds several genomes and not exactly one human genome.
     """
     with open_store(path, name=name) as file:
         return tenx_cells(file, name, in_memory=True)
 
 
 def tenx_cells(file: Any, name: object, *, in_memory: bool) -> AnnData:
-    """Return the cells of an open ``.h5`` file of Cell Ranger, with the matrix in memory or in the file.
+    """Return the cells of an open ``.h5`` file of Cell Ranger; ``in_memory`` False leaves the matrix in the file.
 
     Raises
     ------
     DataError
-        When it is damaged, or holds several genomes of which none is human.
+        When the file is damaged, or holds several genomes and not exactly one human genome.
     """
     notes: list[str] = []
     with as_data_errors(name, remedy=CUT_OFF):
@@ -68,9 +68,9 @@ def tenx_cells(file: Any, name: object, *, in_memory: bool) -> AnnData:
 
 
 class _CellsByGenes:
-    """A group of a file with the attributes by which anndata knows a CSR matrix of cells and genes.
+    """A matrix of a 10x file with the attributes by which anndata recognises a CSR matrix of cells and genes.
 
-    The file has a CSC matrix of genes and cells, which has the arrays of a CSR matrix of cells and genes.
+    The file has a CSC matrix of genes and cells. Its arrays are also those of a CSR matrix of cells and genes.
     """
 
     def __init__(self, group: Any, shape: tuple[int, int]) -> None:
@@ -82,14 +82,14 @@ class _CellsByGenes:
 
 
 def _groups(file: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the matrices of a file: one, or before Cell Ranger 3 one per genome."""
+    """Yield the name and the group of each matrix in a file; before Cell Ranger 3, each genome has its own matrix."""
     for name, item in file.items():
         if isinstance(item, h5py.Group) and {"barcodes", "data", "indices", "indptr", "shape"} <= set(item):
             yield str(name), item
 
 
 def _human_genome(genomes: list[str], name: object, notes: list[str]) -> str:
-    """Return the human genome among several, and add a note."""
+    """Return the only human genome of several, and add a note to ``notes``."""
     human = [genome for genome in genomes if HUMAN.search(genome)]
     if len(human) != 1:
         msg = f"{name} holds the genomes {listed(genomes)}; expected one human genome. Write the one to label as .h5ad."
@@ -100,7 +100,7 @@ def _human_genome(genomes: list[str], name: object, notes: list[str]) -> str:
 
 
 def _var_of(group: Any) -> pd.DataFrame:
-    """Return the genes of a matrix, named by symbols."""
+    """Return ``var`` of a matrix in a 10x file, with symbols as names of the genes."""
     if "features" in group:
         features = group["features"]
         names = _texts(features["name"])

@@ -41,7 +41,7 @@ BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"SQLite format 3", "is an SQLite database: write its counts as a table"),
 )
 PICKLE = "is a Python pickle, which can run any code when it is read: if you trust it, load it and write an .h5ad file"
-# The same by the ending, for formats without distinct first bytes.
+# Ending of a file name, with the format and the remedy, for formats without distinct first bytes.
 ENDINGS = {
     **dict.fromkeys((".rds",), f"is an R object: convert it in R, with {IN_R}"),
     **dict.fromkeys((".rdata", ".rda"), f"is R data: convert it in R, with {IN_R_DATA}"),
@@ -50,12 +50,12 @@ ENDINGS = {
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), PICKLE),
     **dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors"), "holds the weights of a network: give a file of cells"),
 }
-# Schemes of addresses.
+# Start of a web or cloud address.
 ADDRESS = re.compile(r"(https?|ftp|s3|gs|hf|file):/", re.IGNORECASE)
 
 
 def refusal(path: Path, head: bytes) -> str | None:
-    """Return the format of an unsupported file and the remedy; None for a table or an unknown format.
+    """Return a phrase with the format of an unsupported file and the remedy; None for a table or an unknown format.
 
     Parameters
     ----------
@@ -69,12 +69,12 @@ def refusal(path: Path, head: bytes) -> str | None:
 
 
 def other_store(root: Any, path: object) -> str | None:
-    """Return the format of an open store that is neither AnnData nor a 10x file, and the remedy; None if unknown.
+    """Return a phrase with the format of a store that is neither AnnData nor 10x, and the remedy; None if unknown.
 
     Parameters
     ----------
     path
-        Name of the store in the sentence.
+        Name of the store in the phrase.
     """
     names = set(root)
     if "mod" in names and not {"X", "raw"} & names:
@@ -104,7 +104,7 @@ def other_store(root: Any, path: object) -> str | None:
 
 
 def absent(path: Path) -> str:
-    """Return the reason that a file is missing."""
+    """Return the phrase that tells the user why there is no file at ``path``."""
     if ADDRESS.match(str(path)):
         return "is an address: download the file, and give its path"
     if str(path).startswith("~"):

@@ -13,7 +13,7 @@ HUMAN_ID = re.compile(r"(ENSG\d{11})(\.\d+)?(_PAR_Y)?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class HumanGenes:
-    """Human genes: Ensembl id to symbol, and symbol to Ensembl id."""
+    """Human genes: ``symbols`` by Ensembl id, ``ids`` by symbol, and ``respelled_ids`` by respelled symbol."""
 
     symbols: dict[str, str]
     ids: dict[str, str]
@@ -34,12 +34,12 @@ def human_genes() -> HumanGenes:
 
 
 def respelled(symbol: str) -> str:
-    """Return a symbol in upper case, with "-" in place of "." and "_", which R and Seurat write."""
+    """Return a symbol in upper case with "-" in place of "." and "_", because R and Seurat exchange these signs."""
     return symbol.upper().replace(".", "-").replace("_", "-")
 
 
 def human_id(name: str) -> str | None:
     """Return a human Ensembl gene id without its version, or None for any other name."""
-    # Most names begin otherwise, and need no regular expression.
+    # Most names do not begin with ENS, and need no regular expression.
     match = HUMAN_ID.fullmatch(name) if name[:3].upper() == "ENS" else None
     return match[1].upper() if match else None

@@ -17,7 +17,7 @@ Gene = tuple[str, str]
 
 @cache
 def orthologues() -> dict[str, dict[str, Gene]]:
-    """Return the orthologue of each gene, by its Ensembl id, symbol or respelled symbol, for each species of query."""
+    """Return a dictionary for each query species, from a gene's id, symbol or respelled symbol to its orthologue."""
     text = gzip.decompress((files("spikgpt") / "resources" / "mouse_orthologues.tsv.gz").read_bytes()).decode()
     known = human_genes()
     pairs: list[tuple[Gene, Gene]] = []
@@ -35,7 +35,7 @@ def orthologues() -> dict[str, dict[str, Gene]]:
 
 
 def orthologue_names(names: list[str], species: str) -> list[list[str]]:
-    """Return the symbols, and the Ensembl ids, of the orthologues of genes in the other of both species.
+    """Return two lists, the symbols and the Ensembl ids of the orthologues of genes in the other species.
 
     A gene without a one-to-one orthologue gets an empty name.
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from spikgpt.cells.naming.human import human_genes, human_id, respelled
 
-# Prefixes that Cell Ranger, Drop-seq and STAR put before the genes of each genome; R turns _ into - or a dot.
+# Genome prefixes that Cell Ranger, Drop-seq and STAR put before gene names. R turns the _ after a prefix into a - or a
+# dot.
 GENOME = re.compile(
     r"(?P<genome>GRCh3\d|hg\d\d|human|GRCm3\d|mm\d\d?|mouse|GRCr\d|mRatBN7|Rnor_\d|rn\d|GRCz1\d|danRer\d+|dm\d|ce\d\d)"
     r"[_.\-]+(?P<name>.+)",
@@ -33,7 +34,7 @@ SAMPLED = 2000
 
 
 def plain(name: str) -> str:
-    """Return a name without surrounding spaces, quotes and b'' of a bytes string."""
+    """Return a name without surrounding spaces, quotes, or the b'' around a bytes string."""
     if name.isalnum():
         return name
     name = name.strip()
@@ -47,7 +48,7 @@ def plain(name: str) -> str:
 def spellings(names: list[str]) -> list[list[str]]:
     """Return other readings of a list of names: without genome prefixes, symbols only, ids only.
 
-    In a list with several genomes, genes that are not human become empty.
+    If a list has human genes and genes of other genomes, the names of the other genes become empty.
     """
     lists = []
     without = _without_genome(names)
@@ -70,12 +71,12 @@ def without_suffixes(names: list[str]) -> list[str]:
 
 
 def foreign_genes(names: Sequence[str]) -> Counter[str]:
-    """Return the number of names with the prefix of each other genome, in a list with human prefixes."""
+    """Return the number of names with each genome prefix that is not human; empty if no name has a human prefix."""
     if not _may_have_genomes(names):
         return Counter()
     genomes = Counter(match["genome"] for name in names if (match := GENOME.fullmatch(name)))
     human = sum(count for genome, count in genomes.items() if HUMAN_GENOME.match(genome))
-    # Gene names may start with such words too, so most names must have a prefix.
+    # Gene names may start with a word such as human too, so at least half of the names must have a prefix.
     if not human or genomes.total() < len(names) / 2:
         return Counter()
     return Counter({genome: count for genome, count in genomes.items() if not HUMAN_GENOME.match(genome)})
@@ -128,7 +129,7 @@ def _without_genome(names: list[str]) -> list[str]:
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """Return the symbol and the id of a name that joins both, else two empty texts."""
+    """Return the symbol and the id of a name such as ``INS|ENSG00000254647``; two empty texts for any other name."""
     if not ("|" in name or "__chr" in name or "ENS" in name.upper()) or human_id(name):
         return "", ""
     match = ID_FIRST.fullmatch(name) or ID_LAST.fullmatch(name)
@@ -139,7 +140,7 @@ def _parts(name: str) -> tuple[str, str]:
 
 
 def _repeats(name: str, present: set[str]) -> str | None:
-    """Return the known human gene that a name repeats with a suffix, or None."""
+    """Return the human gene that a name repeats with a suffix, such as ``INS`` for ``INS.1``; None for other names."""
     match = REPEATED.fullmatch(name)
     if not match or match["name"] not in present:
         return None
