@@ -1,1 +1,1 @@
-"""Vectors and probabilities to a label, or Unknown."""
+"""Decide the label of each cell, or Unknown, from the vectors and probabilities of the network."""

@@ -27,20 +27,20 @@ from spikgpt.version import __version__
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# Names of columns and arrays in an AnnData, after the prefix and an underscore.
+# Names of the result columns and arrays in an AnnData, without the prefix ``key_added`` and the underscore after it.
 LABEL, BEST_LABEL, BROAD_LABEL = LABELS = "label", "best_label", "label_broad"
-# Cell Ontology id and name of the broad label.
+# Columns with the Cell Ontology id and the Cell Ontology name of the broad label.
 TERM_ID, TERM = ONTOLOGY = "ontology_term_id", "ontology_label"
 CONFIDENCE, TYPICALITY, OOD_SCORE = "confidence", "typicality", "ood_score"
 PROBABILITIES, CLUSTER, CLUSTER_LABEL = "probabilities", "cluster", "cluster_label"
-# Reference of each cell, where several references label a query.
+# Column with the name of the reference that labelled each cell, if several references label a query.
 REFERENCE = "reference"
-# Name of the typicality in version 0.9, which is still written in this version.
+# Name of the typicality in version 0.9. This version still writes a column with this name too.
 OLD_TYPICALITY = "familiarity"
 
-# Rows of a table in a chunk.
+# Number of rows in a chunk of the results table.
 ROWS = 10_000
-# Labels in the short description.
+# Largest number of labels that the ``repr`` of an annotation names.
 LABELS_SHOWN = 5
 
 
@@ -80,14 +80,14 @@ class Annotation:
     empty
         True for cells without counts, shape (n,). These cells are Unknown with confidence 0.
     broad
-        Index of the broad label of each cell in ``broad_names``, shape (n,): the label, or a broader Cell Ontology term
-        if the label is uncertain.
+        Index of the broad label of each cell in ``broad_names``, shape (n,). The broad label is the most probable
+        label, or a broader Cell Ontology term if this label is uncertain.
     label_ids
         Cell Ontology id of each label as the reference states it, or None.
     broad_ids
         Valid Cell Ontology id of each broad name, or "unknown".
     certainty
-        Least probability of a broad label.
+        Lowest probability that a broad label may have.
     compatibility
         Result of the check whether the reference suits the query; None for a reference of format 1.
     rejected
@@ -98,29 +98,30 @@ class Annotation:
         Conformal p-value, shape (n,): share of held-out reference cells with a lower in-distribution score. None for a
         reference of format 1.
     ood_score
-        Out-of-distribution score, shape (n,): by default a cell is Unknown above 0. NaN for empty cells. None if
-        another rule decides.
+        Out-of-distribution (OOD) score, shape (n,), NaN for empty cells. By default a cell with a score above 0 is
+        Unknown. None if the rule for Unknown does not use the OOD score.
     batch_key
         Columns of obs with the batches; "inferred" if the batches were inferred from the cells; None for one batch.
     smoothed
-        True if probabilities were averaged over neighbouring cells, which needs 100 cells.
+        True if probabilities were averaged over neighbouring cells. Smoothing needs at least 100 cells.
     key_added
         Prefix of the names of the results in an AnnData and in tables.
     columns
         Further columns of obs by name, each of shape (n,), such as the reference of each cell.
     facts
-        Further entries of uns, such as the comparison of references.
+        Further entries of ``uns[key_added]`` by name, such as the comparison of several references.
     cluster_labels
-        Label of the cluster of each cell, shape (n,); None without clusters.
+        Label of the cluster that each cell belongs to, shape (n,); None without clusters.
     clusters
-        Index of the fine cluster of each cell, shape (n,), -1 for empty cells; None without a vote of the majority.
+        Index of the fine cluster of each cell, shape (n,), -1 for empty cells; None without ``majority_vote``.
     excluded_labels
         Labels that no cell could get, because of the options ``labels`` and ``exclude``.
     nearest
-        Positions in the query's sample of the cells nearest to each cell, shape (n, 3): a cell of the sample itself
-        three times, and -1 for empty cells. None for several references.
+        Positions, in the query's sample, of the 3 sample cells nearest to each cell, shape (n, 3). A cell of the sample
+        has its own position three times. Empty cells have -1. None for several references.
     query
-        Fitted query with its reference, for explanations and reports. None for several references, and for shards.
+        Fitted query with its reference, for explanations and reports. None for several references, and for a query that
+        was annotated in shards.
     queries
         Fitted query of the cells of each of several references, by the name of the reference. Empty for one reference.
     reporter
@@ -162,17 +163,17 @@ class Annotation:
 
     @property
     def labels(self) -> Strings:
-        """Labels after rejection, shape (n,)."""
+        """Label of each cell after rejection, shape (n,): rejected cells are Unknown."""
         return _text(self._column(LABEL))
 
     @property
     def best_labels(self) -> Strings:
-        """Labels before rejection, shape (n,)."""
+        """Most probable label of each cell before rejection, shape (n,); cells without counts are Unknown."""
         return _text(self._column(BEST_LABEL))
 
     @property
     def broad_labels(self) -> Strings:
-        """Labels after rejection, shape (n,); for uncertain labels, a broader Cell Ontology term."""
+        """Broad label of each cell after rejection, shape (n,): its label, or a broader term if that is uncertain."""
         return _text(self._column(BROAD_LABEL))
 
     @property
@@ -209,11 +210,11 @@ class Annotation:
         return float(self.rejected.mean()) if self.rejected.size else 0.0
 
     def counts(self) -> dict[str, int]:
-        """Return the number of cells of each label, the largest first."""
+        """Return the number of cells of each label, the largest number first."""
         return {str(label): int(cells) for label, cells in self.summary()["cells"].items()}
 
     def summary(self) -> pd.DataFrame:
-        """Return a table with one row per label, the largest first: cells, share of all cells, mean confidence."""
+        """Return a table of labels, the most frequent first: number of cells, share of all cells, mean confidence."""
         labels: Any = self._column(LABEL)
         grouped = pd.Series(self.confidence).groupby(labels, observed=True)
         cells, confidence = grouped.size(), grouped.mean()
@@ -274,7 +275,7 @@ class Annotation:
             "genes_total": self.input_report.genes_total,
             "notes": np.array(self.notes(target), dtype=object),
         }
-        # Names of version 0.9, which are still written in this version.
+        # This version still writes these entries under the names of version 0.9 too.
         provenance |= {"verdict": provenance["compatibility"], "neighbours": self.smoothed, **self.facts}
         colors = {f"{self.named(name)}_colors": self.colors(self._column(name).categories) for name in LABELS}
         if self.cluster_labels is not None:
@@ -293,7 +294,7 @@ class Annotation:
 
     @property
     def query_summary(self) -> QuerySummary:
-        """Numbers of cells, and the facts that the sentences and notes are made of."""
+        """Numbers of cells, rule and compatibility, from which the sentences and notes are written."""
         tally = Tally.from_cells(self.best, self.rejected, self.empty, self.confidence, self.label_names, self.rule)
         return QuerySummary(
             tally=tally,
@@ -316,7 +317,7 @@ class Annotation:
         Parameters
         ----------
         target
-            AnnData that the labels are written into. A note then names the columns that are replaced there.
+            AnnData that the labels are written into. A note then names the columns of this AnnData that are replaced.
         """
         notes = self.query_summary.notes()
         return notes if target is None else notes + self._replaced(target)
@@ -337,7 +338,7 @@ class Annotation:
             return []
         other_reference = repr(name) if name != self.reference_name else f"{name!r} of the digest {digest or 'unknown'}"
         note = f"The labels by the reference {other_reference} were replaced."
-        # Columns that this annotation does not write stay as they are.
+        # Optional columns of the earlier annotation stay in obs if this annotation does not write them.
         optional = (self.named(name) for name in (TYPICALITY, OLD_TYPICALITY, OOD_SCORE, CLUSTER_LABEL, REFERENCE))
         if stale := [f"obs[{name!r}]" for name in optional if name not in columns and name in target.obs.columns]:
             note += f" {' and '.join(stale)} may still be by {other_reference}."
@@ -346,7 +347,7 @@ class Annotation:
     def write_to(self, adata: AnnData) -> None:
         """Write the labels into ``obs``, the probabilities into ``obsm``, and facts on the annotation into ``uns``.
 
-        A view of another AnnData becomes a copy.
+        If ``adata`` is a view of another AnnData, the view becomes a copy.
 
         Warns
         -----
@@ -377,13 +378,13 @@ class Annotation:
         return self._rows(self.obs(), slice(None))
 
     def table_chunks(self) -> Iterator[pd.DataFrame]:
-        """Yield the rows of :meth:`table` in chunks."""
+        """Yield the rows of :meth:`table` in chunks of 10,000 rows."""
         obs = self.obs()
         for start in range(0, max(len(obs), 1), ROWS):
             yield self._rows(obs, slice(start, start + ROWS))
 
     def cell_sets(self) -> list[CellSet]:
-        """Return the sets of cells of each label and of each broad label, for :meth:`to_cas`."""
+        """Return one set of cells for each label, and one for each broad label, as :meth:`to_cas` writes them."""
         terms, sets = dict(zip(self.label_names, map(term_of, self.label_ids), strict=True)), []
         obs, names = self.obs().reset_index(drop=True), np.asarray(self.obs_names[:], dtype=object).astype(str)
         for name, keys in ((LABEL, [LABEL]), (BROAD_LABEL, [BROAD_LABEL, TERM_ID])):
@@ -398,7 +399,7 @@ class Annotation:
 
     @property
     def rationale(self) -> str:
-        """Sentence on the source of the labels."""
+        """Sentence with the version of SpikGPT and the reference that gave the labels."""
         digest = f", digest {self.reference_digest}" if self.reference_digest else ""
         return f"Label transfer by SpikGPT {__version__} from the reference {self.reference_name!r}{digest}."
 
@@ -418,22 +419,24 @@ class Annotation:
         path
             File to write, such as ``report.html``. An existing file is replaced.
         adata
-            The annotated query, which is not changed. With it, the report has the columns of ``obs``, the agreement of
-            labels and clusters, the marker genes of candidates for new types, and a map of the user.
+            The annotated query, which is not changed. With ``adata``, the report also shows the columns of ``obs``, the
+            agreement of labels and clusters, and the marker genes of candidates for new types. The map of the cells can
+            then come from ``obsm``.
         map_key
-            Array of ``obsm`` with the map. None for ``X_umap`` or a similar array if there is one, else for a UMAP of
-            the query's own components.
+            Key of the array in ``obsm`` with the map of the cells. With None, the map is ``X_umap`` or a similar array
+            of ``adata``. Without such an array, a UMAP is computed from the principal components of the query.
         cluster_key
-            Column of ``obs`` with clusters. None for a column such as ``leiden`` if there is one.
+            Column of ``obs`` with clusters. With None, a column such as ``leiden`` is used if ``adata`` has one.
         title
             Title of the report; None for a title with the name of the reference.
 
         Raises
         ------
         ConfigError
-            When there is no such array, the cells of ``adata`` are other cells, or the file cannot be written.
+            When ``obsm`` has no array ``map_key``, ``adata`` has other cells than the annotation, or the file cannot be
+            written.
         LabelsError
-            When there is no column ``cluster_key``.
+            When ``obs`` has no column ``cluster_key``.
         """
         options = {"map_key": map_key, "cluster_key": cluster_key, "title": title}
         self._writer.write(self, path, adata, **options)
@@ -455,7 +458,8 @@ class Annotation:
         Parameters
         ----------
         adata
-            The annotated query, which clusters need, and cells outside of the query's sample of at most 20,000 cells.
+            The annotated query. Needed to explain clusters, or to explain cells outside of the query's sample, which
+            has at most 20,000 cells.
         labels, cells, cluster_key, top
             As for :meth:`spikgpt.SpikGPT.explain`.
 
@@ -466,7 +470,7 @@ class Annotation:
         Raises
         ------
         ConfigError
-            When a reference reads no genes, or an option does not fit the query.
+            When a reference was trained on an embedding instead of genes, or an option does not fit the query.
         """
         return self._writer.explain(self, adata, cells, {"labels": labels, "cluster_key": cluster_key, "top": top})
 
@@ -495,7 +499,7 @@ class Annotation:
         author_name
             First and last name of the author, which the schema requires.
         more
-            Further sets, such as those of :meth:`spikgpt.report.clusters.ClusterReport.cell_sets`.
+            Further sets of cells, such as those of :meth:`spikgpt.report.clusters.ClusterReport.cell_sets`.
         """
         described = {
             LABEL: f"{self.rationale} Unknown cells: {self.rule.rule}.",
@@ -525,7 +529,7 @@ class Annotation:
     def _repr_html_(self) -> str:
         facts, summary = self.query_summary, self.summary()
         rows = [
-            # Unknown cells have no label that the confidence could belong to.
+            # The row of Unknown cells shows no confidence, because a confidence belongs to a label.
             (label, f"{cells:,}", f"{100 * share:.1f}%", "" if label == UNKNOWN else f"{confidence:.2f}")
             for label, cells, share, confidence in summary.to_records().tolist()
         ]
@@ -536,7 +540,7 @@ class Annotation:
         return html_view(facts.verdict or title, [f"{title}.", *texts], [table], notes)
 
     def _column(self, name: str) -> pd.Categorical:
-        """Return a column of labels as categories, in alphabetical order, without categories that do not occur."""
+        """Return a result column as categories in alphabetical order; categories without cells are left out."""
         if name == BEST_LABEL:
             return _categorical(self.best, self.label_names, self.empty | ~(self.confidence > 0), UNKNOWN)
         if name == LABEL:
@@ -554,7 +558,7 @@ class Annotation:
 
 
 def _categorical(codes: npt.NDArray[np.int16], texts: Sequence[str], unknown: Bools, missing: str) -> pd.Categorical:
-    """Return texts by index as categories; ``missing`` is the text of the cells that are ``unknown``."""
+    """Return ``texts[code]`` of each cell as a categorical; cells that are ``unknown`` get the text ``missing``."""
     texts, codes = (*texts, missing), np.where(unknown, np.int16(len(texts)), codes)
     present = np.unique(codes).tolist()
     names = sorted({texts[code] for code in present})

@@ -53,7 +53,7 @@ class CellSet(msgspec.Struct, frozen=True, kw_only=True):
         facts: dict[str, Any],
         markers: Sequence[str] = (),
     ) -> Self:
-        """Return the set of the cells of a label; Unknown is "unknown", as the schema requires.
+        """Return the set of the cells with a label; Unknown is written as "unknown", as the schema requires.
 
         Parameters
         ----------
@@ -76,7 +76,7 @@ class CellSet(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Labelset(msgspec.Struct, frozen=True, kw_only=True):
-    """Description of a set of labels."""
+    """Description of a set of labels, which is a column of ``obs``."""
 
     name: str
     description: str
@@ -84,7 +84,7 @@ class Labelset(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """All sets of cells of a query."""
+    """Content of a CAS file: title, author, sets of labels, and all sets of cells of a query."""
 
     title: str
     author_name: str

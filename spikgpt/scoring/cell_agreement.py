@@ -1,8 +1,8 @@
-"""Cell agreement: the differences between the cells of a query that their labels explain.
+"""Cell agreement: how well the labels of a query explain the differences in expression between its cells.
 
-The labels of a suitable reference explain most of the differences between cells. A reference with one label for many
-types leaves these differences within the label, and a reference of another tissue expects other differences.
-docs/concepts/formulas.md defines the measures.
+The labels of a suitable reference explain most of these differences. If a reference has one label for many types, the
+differences between these types stay unexplained. If a reference is of another tissue, the profiles of its labels differ
+in other genes than the cells. docs/concepts/formulas.md defines the measures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from spikgpt.scoring.ood_scorer import OODScorer
 from spikgpt.types import Bools, Floats, Integers, Rows
 
 LIMITS = CONSTANTS.compatibility
-# Cells in memory as dense rows at a time.
+# Number of cells whose dense expression is in memory at a time.
 CHUNK = 256
 
 
@@ -28,8 +28,8 @@ class CellAgreement(NamedTuple):
     Attributes
     ----------
     correlation
-        Correlation of the expression of cells with that of their labels, both relative to the mean of the batch; 0 if
-        all cells of each batch have one label.
+        Correlation of the expression of cells with the profiles of their labels, both as differences from the mean of
+        the batch. 0 if all cells of each batch have one label.
     unexplained
         Variance of the cells that the labels do not explain, as a share of the variance of the reference.
     """
@@ -46,13 +46,13 @@ class CellAgreement(NamedTuple):
         Parameters
         ----------
         scorer
-            Sample of k cells of the query, with the profiles of the labels.
+            Scorer of the query, with the expression of its sample of k cells and the profiles of the labels.
         best, neighbours
             Index of the most probable label, shape (k,), and positions of the neighbours of each cell, shape (k, 14).
 
         Returns
         -------
-        None without expression or neighbours.
+        The agreement; None if there is no expression, or if no neighbours were searched.
         """
         profiles, logs = scorer.profiles, scorer.logs
         if logs is None or profiles is None or not neighbours.shape[1]:
@@ -81,10 +81,11 @@ class CellAgreement(NamedTuple):
 
 
 class _Pools(NamedTuple):
-    """Cells pooled by batch and label, K pools.
+    """Sums and means of the cells that share a batch and a label, for K pairs of batch and label.
 
-    ``batches``, ``labels``, ``cells`` (number of cells) and ``squares`` (sums over cells and genes) have shape (K,).
-    ``means`` and ``expected`` (the profiles of the labels) have shape (K, G), in weighted genes.
+    ``batches``, ``labels`` and ``cells`` (number of cells) have shape (K,). ``squares`` is the squared expression,
+    summed over cells and genes, shape (K,). ``means`` (mean expression) and ``expected`` (profile of the label) have
+    shape (K, G). All expression values are multiplied by the weights of the genes.
     """
 
     batches: Integers
@@ -95,7 +96,10 @@ class _Pools(NamedTuple):
     expected: Floats
 
     def agreement(self, chosen: Bools) -> tuple[float, float]:
-        """Return the correlation and the unexplained variance of the cells of some pools, shape (K,)."""
+        """Return the correlation and the unexplained variance of the cells of some pools.
+
+        ``chosen``, shape (K,), is True for these pools.
+        """
         common = own = expected = 0.0
         for batch in np.unique(self.batches[chosen]):
             pools = np.flatnonzero(chosen & (self.batches == batch))

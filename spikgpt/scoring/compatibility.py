@@ -27,7 +27,7 @@ SENTENCES: dict[Kind, str] = {
     STUDY: "The cells are of another study, and the labels can be used",
     OTHER: "The cells are of another tissue or species; do not use the labels",
 }
-# Reason against a reference; messages append the correlation.
+# Reason why a reference does not suit a query. Messages add the correlation after this text.
 OTHER_GENES = "other genes than in the reference separate the cell types"
 
 LIMITS = CONSTANTS.compatibility
@@ -42,14 +42,14 @@ class Compatibility:
     kind
         The answer: one of three texts.
     evidence
-        The reason in words.
+        Reason for the answer, in words.
     values
         Numbers behind the answer, such as the similarity.
     """
 
     kind: Kind
     evidence: str
-    # The last digits depend on the order of cells and on the engine.
+    # The values are not compared, because the last digits depend on the order of cells and on the engine.
     values: dict[str, float] = field(compare=False)
 
     @property
@@ -65,14 +65,16 @@ class Compatibility:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Comparison of the labels of a query with the same labels of the reference; None where it cannot be computed.
+    """Comparison of the labels of a query with the same labels of the reference.
+
+    A measure that cannot be computed is None.
 
     Attributes
     ----------
     labels
         Number of labels with enough cells to be compared with each other.
     correlation
-        Correlation of the differences between labels in query and reference; None for fewer than two labels. The weight
+        Correlation of the differences between labels in query and reference. None for fewer than two labels. The weight
         of a gene is its variance between labels over its variance within labels. The weight of a label is the square
         root of its number of cells. With three labels or more, the label that agrees least is left out, because its
         cells may be of a missing type.
@@ -108,7 +110,10 @@ class Comparison:
 def _mean_marker_levels(
     query: LabelMeans, profiles: Profiles, markers: list[MarkerGenes]
 ) -> tuple[float | None, float | None]:
-    """Return the marker level of the cells' own label, and of the other label with the highest level, over cells."""
+    """Return the marker level of the cells' own label, and that of the highest other label, averaged over cells.
+
+    Both are None if too few cells have a label with enough marker genes.
+    """
     labels = np.flatnonzero(query.cells >= LIMITS.least_cells)
     levels, cells = marker_levels(query, labels, profiles, markers), query.cells[labels]
     index = np.arange(len(labels))
@@ -122,7 +127,7 @@ def _mean_marker_levels(
 
 
 def _correlation(query: Floats, reference: Floats, label_weights: Floats, gene_weights: Floats) -> float:
-    """Return the weighted correlation of the differences between labels, from two sets of means, shape (labels, G)."""
+    """Return the weighted correlation of two tables of label means, shape (labels, G), both centred over labels."""
     shares = label_weights / label_weights.sum()
     weights = shares[:, None] * gene_weights  # (labels, G)
     query_deviations, reference_deviations = (means - shares @ means for means in (query, reference))
@@ -131,7 +136,11 @@ def _correlation(query: Floats, reference: Floats, label_weights: Floats, gene_w
 
 
 def score_loss(id_scores: Floats, best: Integers, held_out: ConformalScores) -> float:
-    """Return the loss of the ID score against held-out cells: the median over the labels of a query."""
+    """Return the loss: how far the ID scores of a query lie below the ID scores of held-out cells.
+
+    The loss is the median score of the held-out cells, minus the median score of the query. For the query, the median
+    is taken within each label that has enough cells, and then over these labels.
+    """
     cells = np.bincount(best)
     medians = [np.median(id_scores[best == label]) for label in np.flatnonzero(cells >= LIMITS.least_cells)]
     return held_out.median - float(np.median(medians or id_scores))
@@ -149,12 +158,12 @@ def check_compatibility(
     Parameters
     ----------
     comparison, mean_contrast
-        Comparison of the labels, and :attr:`spikgpt.scoring.label_match.LabelMatch.mean_contrast`, if there is
+        Comparison of the labels, and :attr:`spikgpt.scoring.label_match.LabelMatch.mean_contrast`; both None without
         expression.
     loss
         Loss of the ID score that :func:`score_loss` returns.
     false_rejection, unknown_rate
-        Expected share of false rejections, if it could be estimated, and the guaranteed share.
+        Expected share of false rejections, None if the share could not be estimated, and the guaranteed share.
     """
     comparison = comparison or Comparison(labels=0)
     own, other = comparison.own_markers, comparison.other_markers
@@ -189,14 +198,14 @@ def check_compatibility(
 
 
 def _separation(comparison: Comparison) -> str:
-    """Describe the correlation of the differences between labels."""
+    """Return a phrase on the correlation of the differences between labels."""
     if comparison.correlation is None:
         return "too few cell types to compare"
     return f"the same genes separate the cell types as in the reference (r = {comparison.correlation:.2f})"
 
 
 def _markers(own: float | None) -> str:
-    """Describe the marker level of the cells' own labels; an empty text if it is not known."""
+    """Return a phrase on the marker level of the cells' own labels; an empty text if the level is None."""
     if own is None:
         return ""
     return f"cells express the markers of their labels at {100 * max(own, 0.0):.0f}% of the usual level"
@@ -205,7 +214,7 @@ def _markers(own: float | None) -> str:
 def _reason_to_refuse(
     comparison: Comparison, similarity: float | None, mean_contrast: float | None, loss: float
 ) -> str | None:
-    """Return the reason why the query is of another tissue or species, or None."""
+    """Return the reason to refuse the query as another tissue or species; None if there is no reason."""
     correlation, own, other = comparison.correlation, comparison.own_markers, comparison.other_markers
     if own is not None and other is not None and other - own > LIMITS.other_excess:
         return f"{_markers(own)}, and the markers of another label at {100 * max(other, 0.0):.0f}%"
@@ -238,6 +247,6 @@ def _reason_to_refuse(
 
 
 def _beyond(name: str, value: float, bound: Literal["least", "most"], limit: float) -> str:
-    """Describe a number beyond its limit, with as many decimals as it takes to differ from the limit."""
+    """Return a phrase on a value beyond its limit, with enough decimals to show the difference from the limit."""
     texts = (f"{value:.{decimals}f}" for decimals in range(2, 6))
     return f"{name} {next((text for text in texts if float(text) != limit), value)}, expected at {bound} {limit:g}"

@@ -13,7 +13,7 @@ import msgspec
 from spikgpt.errors import DamagedReference, LabelsError, with_noun
 from spikgpt.types import UNKNOWN
 
-# Largest number of characters of a name, and of names in a message.
+# Largest number of characters of a label name, and largest number of names in a message.
 LONGEST, SHOWN = 200, 5
 
 
@@ -27,7 +27,7 @@ class LabelRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Names of the labels by index, and their Cell Ontology ids, None where unknown."""
+    """Name and Cell Ontology id of each label, by the index of the label; the id is None if it is not known."""
 
     names: tuple[str, ...]
     cell_ontology_ids: tuple[str | None, ...]
@@ -66,7 +66,7 @@ class LabelMap:
 
     @classmethod
     def from_rows(cls, rows: Sequence[LabelRow]) -> Self:
-        """Read the rows of ``labels.json``.
+        """Return the label map from the rows of ``labels.json``.
 
         Raises
         ------
@@ -85,7 +85,7 @@ class LabelMap:
 
 
 def _fault_of(name: str) -> str:
-    """Describe the fault of a label name; an empty text for a valid name."""
+    """Return a phrase on the fault of a label name; an empty text for a valid name."""
     if not name or not name.isprintable():
         return "is empty or has control characters"
     if name != name.strip():

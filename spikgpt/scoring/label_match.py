@@ -18,7 +18,7 @@ from spikgpt.types import Floats, Integers, Profiles, Rows
 
 MATCH = CONSTANTS.label_match
 
-# A label, its marker genes, and the mean of the other labels in each of these genes.
+# Index of a label, columns of its marker genes, and mean expression of the other labels in each of these genes.
 MarkerGenes = tuple[int, Rows, Floats]
 
 
@@ -26,7 +26,8 @@ MarkerGenes = tuple[int, Rows, Floats]
 class LabelMeans:
     """Mean log expression of the cells of each label.
 
-    ``means`` has shape (L, G), 0 for labels without cells; ``cells`` is the number of cells of each, shape (L,).
+    ``means`` has shape (L, G), with rows of 0 for labels without cells. ``cells``, shape (L,), is the number of cells
+    of each label.
     """
 
     means: npt.NDArray[np.float64]
@@ -65,7 +66,7 @@ class LabelMatch:
         Parameters
         ----------
         values
-            Log expression of k cells, or their vectors where there is no expression, shape (k, G).
+            Log expression of k cells, shape (k, G). Without expression, the vectors of the cells, shape (k, D).
         best, batches
             Index of the most probable label and of the batch of each cell, each of shape (k,).
         markers
@@ -85,7 +86,7 @@ class LabelMatch:
 
     @property
     def mean_contrast(self) -> float | None:
-        """Mean contrast over cells, without labels of few cells in a batch; None if all labels have few."""
+        """Mean contrast over the cells of labels with at least 10 cells in a batch; None without such labels."""
         cells = np.where(self.cells >= MATCH.least_cells, self.cells, 0)
         return float((self.contrast * cells).sum() / cells.sum()) if cells.any() else None
 
@@ -101,7 +102,7 @@ def _contrast(batch: LabelMeans, profiles: Profiles) -> npt.NDArray[np.float64]:
     expected = (profiles.means - middle) * roots  # (L, G)
     enough = batch.cells >= MATCH.least_cells
     shifts = batch.means[enough] - profiles.means[enough]
-    # A label of few cells gets the median shift of all labels with enough cells.
+    # The batch effect of a label is the median shift of the other labels; for a label of few cells, of all labels.
     effects = np.zeros_like(batch.means) + (np.median(shifts, axis=0) if len(shifts) else 0.0)
     effects[enough] = _medians_of_others(shifts)
     own = (batch.means - effects - middle) * roots  # (L, G)
@@ -122,15 +123,15 @@ def _marker_deficit(batch: LabelMeans, profiles: Profiles, markers: list[MarkerG
 
 
 def marker_genes(profiles: Profiles) -> list[MarkerGenes]:
-    """Return the marker genes of each label that has at least ten.
+    """Return the marker genes of each label that has at least ten marker genes.
 
-    The markers are the genes in which the mean of the label exceeds the highest mean of another label most, in units of
-    the spread within labels.
+    The lead of a gene is the mean of the label minus the highest mean of another label, divided by the spread within
+    labels. The marker genes are the 20 genes with the largest lead, if the lead is positive.
     """
     reference, markers = profiles.means, list[MarkerGenes]()
     if len(reference) < 2:
         return []
-    # The largest value and the sum of the other labels are derived without a copy for each label.
+    # The two largest means and the sum of each gene give the highest mean and the sum of the other labels.
     second, first = np.partition(reference, -2, axis=0)[-2:]
     highest, total = reference.argmax(axis=0), reference.sum(axis=0)
     for label in range(len(reference)):
@@ -145,11 +146,11 @@ def marker_genes(profiles: Profiles) -> list[MarkerGenes]:
 def marker_levels(
     query: LabelMeans, labels: Integers, profiles: Profiles, markers: list[MarkerGenes]
 ) -> npt.NDArray[np.float64]:
-    """Return the marker level of each label of the reference in cells of some labels, shape (labels, L).
+    """Return the marker level of each of the reference's L labels in the cells of some labels, shape (labels, L).
 
-    The level of a marker gene is (q - o) / (p - o) of log expression: q in the cells, p in the label in the reference,
-    and o the mean of the other labels in the reference. The level of a label is the mean over its marker genes; NaN for
-    a label with few markers.
+    The level of a marker gene is (q - o) / (p - o). In log expression, q is the mean of the cells, p the mean of the
+    label in the reference, and o the mean of the other labels in the reference. The level of a label is the mean over
+    its marker genes; NaN for a label with too few marker genes.
 
     Parameters
     ----------
@@ -169,10 +170,10 @@ def marker_levels(
 
 
 def _without_panel_excess(means: Floats, cells: Integers, reference: Floats) -> Floats:
-    """Divide the expression of a gene panel by its excess over the reference, (labels, G) to (labels, G).
+    """Return mean log expression, shape (labels, G), after dividing expression by the excess of a gene panel.
 
-    In a panel each gene has a larger share of the total than in the reference. The excess is the median ratio of query
-    to reference over genes. An excess below 1 changes nothing.
+    In a panel of few genes, each gene has a larger share of the total than in the reference. The excess is the median
+    over genes of expression in the query, divided by expression in the reference. An excess below 1 counts as 1.
     """
     query, expected = (np.expm1(cells @ values / cells.sum()) for values in (means, reference))  # (G,)
     both = (query > MATCH.least_expression) & (expected > MATCH.least_expression)
@@ -181,7 +182,7 @@ def _without_panel_excess(means: Floats, cells: Integers, reference: Floats) -> 
 
 
 def _medians_of_others(rows: Floats) -> npt.NDArray[np.float64]:
-    """Return for each row the median over all other rows, (n, G) to (n, G); 0 where there is no other row."""
+    """Return the median over all other rows for each row of an (n, G) table, shape (n, G); 0 for a single row."""
     n = len(rows)
     if n < 2:
         return np.zeros_like(rows)

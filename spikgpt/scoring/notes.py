@@ -1,4 +1,4 @@
-"""Sentences and notes on the labels of a query, made of numbers of cells that can be added up over parts of a query."""
+"""Sentences and notes on the labels of a query, from numbers of cells that can be summed over parts of the query."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ from spikgpt.types import UNKNOWN, Bools, InputReport, Integers
 
 # Share of Unknown cells above which there is a note, and share of matched genes below which there is a note.
 SUSPICIOUS_UNKNOWN = SUSPICIOUS_GENES = 0.5
-# Least confidence of a confident cell, share of Unknown confident cells above which a note is made, and named labels.
+# Lowest confidence of a confident cell, share of confident cells that must be Unknown for a note, and largest number of
+# labels in a note.
 CONFIDENT, CONFIDENT_UNKNOWN, LABELS_NAMED = 0.9, 0.1, 3
 LIMITS = CONSTANTS.compatibility
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers of cells of a part of a query.
+    """Numbers of cells in a part of a query; the tallies of several parts can be added.
 
     Attributes
     ----------
     labels
         Number of cells of each label after rejection, the largest first.
     cells, empty, uncertain
-        Number of all cells, of cells without counts, and of other cells below the least confidence of the rule.
+        Number of all cells, of cells without counts, and of cells with counts whose confidence is below the
+        ``least_confidence`` of the rule.
     confident, confident_unknown
-        Number of confident cells of each label before rejection, in the order of the reference, and of those that are
-        Unknown.
+        Number of confident cells of each label before rejection, in the order of the reference, and number of these
+        cells that are Unknown. Confident cells have a confidence of at least 0.9.
     """
 
     labels: dict[str, int]
@@ -53,7 +55,7 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
         label_names: tuple[str, ...],
         rule: RejectionRule,
     ) -> Tally:
-        """Count n cells; the arrays are those of an :class:`spikgpt.Annotation`, each of shape (n,)."""
+        """Return the tally of n cells; the arrays are those of an :class:`spikgpt.Annotation`, each of shape (n,)."""
         size, confident = len(label_names), confidence >= CONFIDENT
         kept = np.bincount(best[~rejected], minlength=size).tolist()
         labels = dict(zip(label_names, kept, strict=True))
@@ -82,7 +84,7 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class QuerySummary:
-    """Facts that the sentences and notes on a query are made of; see :class:`spikgpt.Annotation`."""
+    """Facts for the sentences and notes on a query; the fields are those of :class:`spikgpt.Annotation`."""
 
     tally: Tally
     report: InputReport
@@ -154,7 +156,7 @@ class QuerySummary:
         return notes + self._labels_without_term()
 
     def _confident_unknown(self) -> str | None:
-        """Return a note on the labels of confident cells that are Unknown by the OOD rule, if such cells are many."""
+        """Return a note if the OOD rule makes many confident cells Unknown, else None; the note names their labels."""
         cells, lost = np.array(self.tally.confident), np.array(self.tally.confident_unknown)
         if self.rule.ood is None or not lost.sum() > CONFIDENT_UNKNOWN * cells.sum():
             return None
@@ -168,9 +170,9 @@ class QuerySummary:
         )
 
     def _labels_without_term(self) -> list[str]:
-        """Return notes on the labels of cells that have an obsolete Cell Ontology id, or no valid one.
+        """Return notes on the labels of cells whose Cell Ontology id is obsolete, missing or not valid.
 
-        If no label has an id, there is no note.
+        If no label of the reference has an id, there is no note.
         """
         if not any(self.label_ids):
             return []
@@ -193,13 +195,13 @@ class QuerySummary:
 
 
 def _first(names: list[str]) -> str:
-    """Return the first names as text, and the number of the others."""
+    """Return a text with the first three names, and the number of the remaining names."""
     more = f" and {len(names) - LABELS_NAMED} more" if len(names) > LABELS_NAMED else ""
     return f"{', '.join(names[:LABELS_NAMED])}{more}"
 
 
 def _ordered(labels: dict[str, int]) -> dict[str, int]:
-    """Return the labels with cells, the largest first, then by name."""
+    """Return the labels that have cells, sorted by falling number of cells and then by name."""
     return dict(
         sorted(((name, cells) for name, cells in labels.items() if cells), key=lambda pair: (-pair[1], pair[0]))
     )

@@ -1,7 +1,7 @@
 """Cell Ontology terms of labels, and broad labels of uncertain cells: terms above the likely labels.
 
-A cell between CD4 and CD8 T cells is a T cell. The library ships a table with the terms of the Cell Ontology and their
-parents; ``resources/README.md`` names its source.
+For example, a cell that is either a CD4 or a CD8 T cell gets the broad label T cell. The library ships a table with the
+terms of the Cell Ontology and their parents; ``resources/README.md`` names the source of the table.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ import numpy.typing as npt
 from spikgpt.scoring.label_map import LabelMap
 from spikgpt.types import UNKNOWN, Bools, Floats, Integers
 
-# Release of the table.
+# Release of the Cell Ontology that the table holds.
 RELEASE = "2026-03-26"
 # Value of the ontology columns for a cell without a term, as the schema of CELLxGENE requires.
 NO_TERM = "unknown"
 # Terms that the schema of CELLxGENE refuses as cell types.
 REFUSED_TERMS = ("CL:0000255", "CL:0000257", "CL:0000548")
-# Terms with more terms below them, such as "eukaryotic cell", are not informative. "Leukocyte" has 572.
+# Largest number of terms below the term of a broad label. Terms with more terms below them, such as "eukaryotic cell",
+# are not informative. The term "leukocyte" has 572.
 LARGEST_TERM = 600
 
 
 @dataclass(frozen=True)
 class Ontology:
-    """Names of terms, ids of their parents, and number of terms below each term."""
+    """Cell Ontology: name of each term, ids of its parents, and number of terms below it, by the id of the term."""
 
     names: dict[str, str]
     parents: dict[str, tuple[str, ...]]
     below: dict[str, int]
 
     def above(self, term: str) -> set[str]:
-        """Return a term and all terms above it; an empty set for an unknown id."""
+        """Return the ids of a term and of all terms above the term; an empty set for an unknown id."""
         terms: set[str] = set()
         queue = [term] if term in self.names else []
         while queue:
@@ -50,7 +51,7 @@ class Ontology:
 
 @cache
 def ontology() -> Ontology:
-    """Read the Cell Ontology table of the library."""
+    """Read the Cell Ontology from the table that comes with the library."""
     rows = _rows("cell_ontology.tsv.gz")
     names = {f"CL:{number}": name for number, name, _ in rows}
     parents = {f"CL:{number}": tuple(f"CL:{p}" for p in above.split(",") if p) for number, _, above in rows}
@@ -61,25 +62,25 @@ def ontology() -> Ontology:
 
 @cache
 def _replacements() -> dict[str, str]:
-    """Read the ids that replace obsolete ids, as the Cell Ontology states."""
+    """Return the id that replaces each obsolete id of the Cell Ontology, by the obsolete id."""
     return {f"CL:{old}": f"CL:{new}" for old, new in _rows("cell_ontology_replaced.tsv.gz")}
 
 
 def _rows(table: str) -> list[list[str]]:
-    """Return the rows of a table of the library."""
+    """Return the rows of a compressed table in ``spikgpt/resources``, each row as a list of texts."""
     text = gzip.decompress((files("spikgpt") / "resources" / table).read_bytes()).decode()
     return [line.split("\t") for line in text.splitlines()]
 
 
 def current_id(term: str | None) -> str | None:
-    """Return the id that replaces an obsolete Cell Ontology id; other ids, and None, as they are."""
+    """Return the id that replaces an obsolete Cell Ontology id; any other id, and None, is returned unchanged."""
     return term if not term or term in REFUSED_TERMS else _replacements().get(term, term)
 
 
 def term_of(term: str | None) -> str:
     """Return a Cell Ontology id that CELLxGENE accepts as a cell type; "unknown" for any other id, and for None.
 
-    An obsolete id gives the id that replaces it.
+    For an obsolete id, the id that replaces the obsolete id is returned.
     """
     term = current_id(term)
     return term if term and term in ontology().names and term not in REFUSED_TERMS else NO_TERM
@@ -92,7 +93,7 @@ def name_of(term: str) -> str:
 
 @dataclass(frozen=True)
 class BroadLabels:
-    """Names that a reference can give to uncertain cells.
+    """Broad labels that a reference can give: its labels, the Cell Ontology terms above its labels, and Unknown.
 
     Attributes
     ----------
@@ -103,9 +104,9 @@ class BroadLabels:
     codes
         Indices of the terms and then of Unknown in ``names``, shape (T + 1,).
     under
-        True where a label lies below a term of ``codes``, shape (L, T + 1); all labels lie below Unknown.
+        True if a label lies below a term of ``codes``, shape (L, T + 1); all labels lie below Unknown.
     are_terms
-        True for labels in the Cell Ontology, shape (L,).
+        True for labels with a term in the Cell Ontology, shape (L,).
     """
 
     names: tuple[str, ...]
@@ -117,7 +118,7 @@ class BroadLabels:
     @classmethod
     @lru_cache(maxsize=16)
     def from_labels(cls, labels: LabelMap) -> Self:
-        """Collect the terms above the labels of a reference; the result is kept, as each chunk of cells asks for it."""
+        """Collect the terms above the labels of a reference; the result is cached, as each chunk of cells needs it."""
         ids = tuple(map(current_id, labels.cell_ontology_ids))
         table = ontology() if any(ids) else Ontology({}, {}, {})
         above = [table.above(term) if term else set() for term in ids]
@@ -133,11 +134,12 @@ class BroadLabels:
         return cls(names, term_ids, np.array(codes), under, np.array([bool(some) for some in above]))
 
     def assign(self, probabilities: Floats, certainty: float) -> npt.NDArray[np.int16]:
-        """Return the broad label of each cell, from probabilities (n, L) to indices of ``names``, (n,).
+        """Return the broad label of each cell as an index of ``names``, shape (n,), from probabilities, shape (n, L).
 
-        A label whose probability is at least ``certainty`` stays. Else the broad label is the most specific term above
-        the label whose labels together have at least this probability; Unknown if no informative term has. The most
-        specific term is that with the fewest terms below it. A label without an id stays too.
+        The most probable label stays if its probability is at least ``certainty``, or if the label has no Cell Ontology
+        term. Otherwise a term above the label replaces the label. The probability of a term is the sum over the labels
+        below the term. Of the terms whose probability is at least ``certainty``, the term with the fewest terms below
+        it is chosen; Unknown if there is no such term.
         """
         broad: npt.NDArray[np.int16] = probabilities.argmax(axis=1).astype(np.int16)
         ambiguous = np.flatnonzero((probabilities.max(axis=1) < certainty) & self.are_terms[broad])

@@ -1,9 +1,13 @@
 """Out-of-distribution (OOD) rule: find cells of a type that is missing from the reference.
 
 A batch effect lowers the scores of all cells of a batch, and of some labels more than of others. So a cell is compared
-with the cells of the same label in the same batch. docs/concepts/formulas.md derives all terms of the rule:
+with the cells of the same label in the same batch. A cell is Unknown if
 
     x < max(q, 0) + 0.65 min(q, 0) + 0.6 n [q < 0] - 0.6 (C + 1.5 M + 0.4 P) - 1.0
+
+Here x is the averaged score of the cell, relative to the scores of the labels in the batch. The other terms are of the
+label of the cell: its level q, excess of cells n, contrast C, marker deficit M, and presence P in another batch.
+docs/concepts/formulas.md defines all terms.
 
 docs/development/tried.md lists the tasks that the constants were chosen on, and the rules that did worse.
 """
@@ -22,20 +26,20 @@ from spikgpt.scoring.ood_scorer import OODEvidence
 from spikgpt.types import Bools, Floats, Integers, Rows
 
 RULE, LEAST_CELLS = CONSTANTS.ood_rule, CONSTANTS.label_match.least_cells
-# Margin of cells that are Unknown, or known, because of their group and against their own score.
+# Distance from the cut-off that a cell gets if its group decides whether it is Unknown, against the cell's own score.
 DECIDED = 1e-6
 
 
 @dataclass(frozen=True)
 class ScoreAverager:
-    """Averages the scores of cells with those of their neighbours in a sample of k cells.
+    """Averages the score of each cell with the scores of its neighbours in a sample of k cells.
 
     Attributes
     ----------
     median_excess
-        Median marker excess of each batch, over labels, shape (B,); 0 without expression.
+        Median marker excess of the labels of each batch, shape (B,); 0 without expression.
     scores, averaged
-        Scores of the sample, and the same averaged once, each of shape (k,).
+        Scores of the sample, and scores of the sample after one average with the neighbours, each of shape (k,).
     """
 
     median_excess: npt.NDArray[np.float64]
@@ -44,7 +48,7 @@ class ScoreAverager:
 
     @classmethod
     def fit(cls, evidence: OODEvidence, best: Integers, batches: Integers, neighbours: Rows) -> Self:
-        """Fit to a sample of a query's cells.
+        """Fit the averager to a sample of a query's cells.
 
         Parameters
         ----------
@@ -66,15 +70,15 @@ class ScoreAverager:
     def from_scores(
         cls, median_excess: npt.NDArray[np.float64], scores: npt.NDArray[np.float64], neighbours: Rows
     ) -> Self:
-        """Average the scores of the sample once; parameters as for the attributes and :meth:`fit`."""
+        """Return an averager from the scores of a sample; parameters as for the attributes and :meth:`fit`."""
         return cls(median_excess, scores, _average(scores, scores, neighbours))
 
     def average_sample(self, neighbours: Rows) -> npt.NDArray[np.float64]:
-        """Return the averaged scores of the sample, shape (k,)."""
+        """Return the scores of the sample after two averages with the neighbours, shape (k,)."""
         return _average(self.averaged, self.averaged, neighbours)
 
     def average(self, evidence: OODEvidence, batches: Integers, neighbours: Rows) -> npt.NDArray[np.float64]:
-        """Return the averaged scores of n cells, shape (n,); parameters as for :meth:`fit`."""
+        """Return the scores of n cells after two averages, shape (n,); parameters as for :meth:`fit`."""
         once = _average(_scores(evidence, self.median_excess[batches]), self.scores, neighbours)
         return _average(once, self.averaged, neighbours)
 
@@ -88,7 +92,7 @@ class OODRule:
     cutoffs
         Score below which a cell of a batch and a label is Unknown, shape (B, L).
     splits
-        Score that separates two groups of cells of a batch and a label, shape (B, L); NaN for one group.
+        Score that separates the cells of a batch and a label into two groups, shape (B, L); NaN if there is one group.
     lower_unknown, upper_known
         True where the lower group is Unknown as a whole, and where the upper group is known as a whole, shape (B, L).
     """
@@ -108,7 +112,7 @@ class OODRule:
         held_out_medians: Floats,
         held_out_shares: Floats,
     ) -> Self:
-        """Fit to a sample of a query's cells.
+        """Fit the rule to a sample of a query's cells.
 
         Parameters
         ----------
@@ -117,7 +121,8 @@ class OODRule:
         match
             Agreement of the labels with the reference, which gives C + 1.5 M.
         held_out_medians, held_out_shares
-            Median ID score of the held-out cells of each label, and their share of all, each of shape (L,).
+            Median ID score of the held-out cells of each label, and share of these cells among all held-out cells, each
+            of shape (L,).
         """
         cells = scores, best, batches
         rule = cls._with_match(*cells, match.score, held_out_medians, held_out_shares)
@@ -131,7 +136,7 @@ class OODRule:
     def _with_match(
         cls, scores: Floats, best: Integers, batches: Integers, match: Floats, medians: Floats, expected: Floats
     ) -> Self:
-        """Return the rule for a match of labels in batches, shape (B, L), that already includes P."""
+        """Fit the rule with the match C + 1.5 M + 0.4 P of each label in each batch, shape (B, L)."""
         cutoffs, splits = np.zeros(match.shape), np.full(match.shape, np.nan)
         lower_unknown, upper_known = np.zeros(match.shape, dtype=bool), np.zeros(match.shape, dtype=bool)
         own = RULE.held_out_share * medians
@@ -162,7 +167,10 @@ class OODRule:
         return cls(cutoffs, splits, lower_unknown, upper_known)
 
     def margins(self, scores: Floats, best: Integers, batches: Integers) -> npt.NDArray[np.float64]:
-        """Return the distance of each cell's averaged score above its cut-off, shape (n,): Unknown where below 0."""
+        """Return each cell's averaged score minus its cut-off, shape (n,); a cell with a negative margin is Unknown.
+
+        If a group is Unknown or known as a whole, all margins of its cells are below or above 0.
+        """
         margins = scores - self.cutoffs[batches, best]
         splits = self.splits[batches, best]
         lower = (scores <= splits) & self.lower_unknown[batches, best]
@@ -172,18 +180,21 @@ class OODRule:
 
 
 def _present_elsewhere(known: Bools, best: Integers, batches: Integers, cells: Integers) -> Bools:
-    """Return P, the presence of each label of each batch in another batch, shape (B, L)."""
+    """Return P, shape (B, L): True for a label of a batch that is also frequent and mostly known in another batch.
+
+    ``known``, shape (n,), is True for known cells. ``cells``, shape (B, L), is the number of cells.
+    """
     of_known = np.zeros(cells.shape)
     np.add.at(of_known, (batches, best), known)
     totals = np.maximum(cells.sum(axis=1, keepdims=True), 1)
-    # Share of known cells of labels whose cells are mostly known; 0 for other labels.
+    # Known cells of a label as a share of the cells of the batch; 0 for rare labels, and for mostly Unknown labels.
     shares = np.where((cells >= LEAST_CELLS) & (of_known > cells / 2), of_known / totals, 0)
     largest = np.stack([np.delete(shares, batch, axis=0).max(axis=0) for batch in range(len(cells))])
     return np.asarray((cells >= LEAST_CELLS) & (largest > 0) & (largest >= RULE.present_share * cells / totals))
 
 
 def _scores(evidence: OODEvidence, median_excess: Floats) -> npt.NDArray[np.float64]:
-    """Return the ID score minus the marker excess above the median of the cell's batch, shape (n,)."""
+    """Return each cell's ID score minus its marker excess above the median of its batch, shape (n,)."""
     if evidence.marker_excess is None:
         return evidence.id_score
     # A treatment can also switch genes on, so the excess is bounded.
@@ -191,7 +202,7 @@ def _scores(evidence: OODEvidence, median_excess: Floats) -> npt.NDArray[np.floa
 
 
 def _average(own: Floats, sample: Floats, neighbours: Rows) -> npt.NDArray[np.float64]:
-    """Return the values of cells, averaged with those of their neighbours in the sample, shape (n,)."""
+    """Return the weighted mean of each cell's value and the mean value of its neighbours in the sample, shape (n,)."""
     if not neighbours.shape[1]:
         return np.asarray(own)
     share = RULE.neighbour_share
@@ -199,7 +210,7 @@ def _average(own: Floats, sample: Floats, neighbours: Rows) -> npt.NDArray[np.fl
 
 
 def _median_over_labels(values: Floats, best: Integers) -> float:
-    """Return the median of the medians of the labels with enough cells; the median of all cells if there are none."""
+    """Return the median over labels of their median values; the median of all cells if no label has enough cells."""
     enough = np.flatnonzero(np.bincount(best) >= LEAST_CELLS)
     return float(np.median([np.median(values[best == label]) for label in enough] if len(enough) else values))
 
@@ -207,7 +218,8 @@ def _median_over_labels(values: Floats, best: Integers) -> float:
 def split_point(values: Floats, *, least_gap: float) -> float:
     """Return the threshold of Otsu (1979) between two separate groups of values, or NaN if the values form one group.
 
-    The means of the groups must differ by ``least_gap``, and by a multiple of the deviation within groups.
+    The means of the groups must differ by at least ``least_gap``, and by at least a multiple of the standard deviation
+    within groups.
     """
     n, size = len(values), RULE.group_cells
     if n < 2 * size:
@@ -216,7 +228,7 @@ def split_point(values: Floats, *, least_gap: float) -> float:
     sums = np.cumsum(ordered)
     gaps = (sums[-1] - sums[:-1]) / (n - below) - sums[:-1] / below
     between = gaps**2 * below * (n - below) / n**2
-    # Equal values are not split.
+    # A split may neither leave a group with too few cells nor separate equal values.
     between[(below < size) | (n - below < size) | (ordered[1:] == ordered[:-1])] = -1
     best = int(between.argmax())
     within = np.sqrt(max(float(ordered.var() - between[best]), 1e-9))

@@ -1,8 +1,8 @@
 """In-distribution score and marker excess, which separate cells of known types from cells of missing types.
 
 A classifier distributes probability over the labels that it knows. So a cell of a missing type can get one of these
-labels with high confidence. The in-distribution (ID) score combines three measures. Each is computed for the mean of a
-cell and its 14 nearest neighbours in the query, which averages noise:
+labels with high confidence. The in-distribution (ID) score combines three measures. Each measure is computed for the
+mean of a cell and its 14 nearest neighbours in the query, because the mean has less noise:
 
 - *profile*: the correlation r of the mean log expression with the profile of the nearest label. The weight of a gene is
   the fourth power of its standard deviation between labels. The batch effect (median difference per gene over the
@@ -16,7 +16,8 @@ cell and its 14 nearest neighbours in the query, which averages noise:
 The score is higher for cells that are more like the reference. An embedding from ``obsm`` has no profile; its score is
 -log(d) + 0.2 E.
 
-The *marker excess* is the expression of the ten genes that exceed every label most, in standard errors of the mean.
+The *marker excess* is log(1 + m). For each gene, take the mean log expression minus the highest mean of a label, in
+standard errors of the mean. m is the mean of the ten largest differences, where negative differences count as 0.
 """
 
 from __future__ import annotations
@@ -39,22 +40,22 @@ from spikgpt.types import Bools, Floats, Integers, NetworkOutput, Profiles, Rows
 
 TENSORS = ("centroids", "whitening")
 SCORE = CONSTANTS.score
-# Bounds that keep the logarithms finite.
+# Bounds of correlation and distance that keep the logarithms of the ID score finite.
 LARGEST_CORRELATION, SMALLEST_DISTANCE = 0.9999, 1e-6
 
 
 class OODEvidence(NamedTuple):
-    """ID score and marker excess of n cells, each of shape (n,); no marker excess without expression."""
+    """ID score and marker excess of n cells, each of shape (n,); the marker excess is None without expression."""
 
     id_score: npt.NDArray[np.float64]
     marker_excess: npt.NDArray[np.float64] | None
 
 
 class OODMeasures(NamedTuple):
-    """Measures of n cells that the ID score combines, each of shape (n,).
+    """Measures of n cells behind the ID score, and the marker excess, each of shape (n,).
 
-    ``distance`` is the Mahalanobis distance d, ``energy`` E, ``correlation`` r, and ``marker_excess`` as in the module;
-    the last two are None without expression.
+    The docstring of this module defines the distance d, the energy E, the correlation r and the marker excess. The
+    correlation and the marker excess are None without expression.
     """
 
     distance: npt.NDArray[np.float64]
@@ -67,9 +68,9 @@ class OODMeasures(NamedTuple):
 class LabelGeometry:
     """Position and spread of the labels of a reference in the space of its vectors.
 
-    ``centroids``, shape (L, D), are the mean vectors of the labels. ``whitening``, shape (D, D), makes the covariance
-    within labels the identity. Both arrays are float32. ``allowed`` are the indices of the labels that a cell may get;
-    None for all labels. Cells are compared with the allowed labels only.
+    ``centroids``, shape (L, D), are the mean vectors of the labels. ``whitening`` is a matrix of shape (D, D): the
+    covariance of ``vectors @ whitening`` within labels is the identity. Both arrays are float32. ``allowed`` are the
+    indices of the labels that a cell may get; None for all labels. Cells are compared with the allowed labels only.
     """
 
     centroids: npt.NDArray[np.float32]
@@ -77,12 +78,12 @@ class LabelGeometry:
     allowed: Integers | None = None
 
     def select(self, values: Floats) -> npt.NDArray[np.float64]:
-        """Return the values of the allowed labels, (L, ...) to (allowed labels, ...)."""
+        """Return the rows of the allowed labels, (allowed labels, ...), from values of all labels, (L, ...)."""
         return (values if self.allowed is None else values[self.allowed]).astype(np.float64)
 
     @classmethod
     def fit(cls, vectors: Floats, labels: npt.NDArray[np.integer[Any]]) -> Self:
-        """Fit to the vectors of the reference, shape (n, D), and their label indices, shape (n,)."""
+        """Fit the geometry to the vectors of the reference, shape (n, D), and their label indices, shape (n,)."""
         centroids = np.stack([vectors[labels == label].mean(axis=0) for label in range(int(labels.max()) + 1)])
         within = np.atleast_2d(np.cov((vectors - centroids[labels]).T))  # (D, D)
         ridge = SCORE.ridge * np.atleast_2d(np.cov(vectors.T)).trace() / vectors.shape[1]
@@ -102,7 +103,7 @@ class LabelGeometry:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Floats], labels: int, dim: int) -> Self:
-        """Restore from the tensors of ``model.safetensors``, for a number of labels and a length of vectors.
+        """Restore the geometry from tensors of ``model.safetensors``, for a number of labels and a length of vectors.
 
         Raises
         ------
@@ -124,20 +125,20 @@ class LabelGeometry:
         profiles: Profiles | None,
         batches: Integers,
     ) -> OODScorer:
-        """Return a scorer of the cells of a query, fitted to a sample of them.
+        """Return a scorer of the cells of a query, fitted to a sample of these cells.
 
         Parameters
         ----------
         smoother
-            The sample, in which neighbours are searched.
+            Smoother that holds the sample of k cells and the neighbours of these cells.
         sample
             Output of the network for the sample.
         logs
-            Log expression of the sample, shape (k, G), if there is expression.
+            Log expression of the sample, shape (k, G); None without expression.
         profiles
-            Expression of the labels in the same genes.
+            Expression of the reference's labels in the same genes; None without expression.
         batches
-            Index of the batch of each cell, shape (k,).
+            Index of the batch of each cell of the sample, shape (k,).
         """
         if profiles is None or logs is None:
             return OODScorer(self, sample, batches)
@@ -161,9 +162,9 @@ def whitening_matrix(covariance: Floats) -> npt.NDArray[np.float64]:
 
 
 def squared_distances(points: Floats, centres: Floats) -> npt.NDArray[np.float64]:
-    """Return the squared Euclidean distances of points, shape (n, D), from centres, shape (L, D): shape (n, L).
+    """Return squared Euclidean distances, shape (n, L), of points, shape (n, D), from centres, shape (L, D).
 
-    The import of scipy.spatial takes longer than the labelling of a small file.
+    scipy.spatial is not used, because its import takes longer than the labelling of a small file.
     """
     return np.stack([((points - centre) ** 2).sum(axis=1) for centre in centres], axis=1)
 
@@ -175,13 +176,14 @@ class OODScorer:
     Attributes
     ----------
     geometry
-        Labels of the reference.
+        Position and spread of the labels of the reference.
     sample, batches, logs
-        Network output, batch index, shape (k,), and log expression, shape (k, G), of the sample of the query.
+        Network output, index of the batch, shape (k,), and log expression, shape (k, G), of the query's sample of k
+        cells. The log expression is None without expression.
     profiles
-        Expression of the labels in the same genes.
+        Expression of the reference's labels in the same genes; None without expression.
     effects
-        Batch effect of each batch, shape (B, G); None if too few labels have enough cells.
+        Batch effect of each batch, shape (B, G); None without expression, or if too few labels have enough cells.
     """
 
     geometry: LabelGeometry
@@ -193,10 +195,10 @@ class OODScorer:
 
     @cached_property
     def _tables(self) -> tuple[Floats, Floats, Floats]:
-        """Weight of each gene in the correlation, (G,), standardised profiles, (L, G), and largest mean, (G,).
+        """Weight of each gene, shape (G,), standardised profiles, shape (L, G), and highest label mean, shape (G,).
 
-        The weights come from all labels, also where a query is restricted to some labels. So the scores of held-out
-        cells stay comparable.
+        The weights come from all labels, even if the reference is restricted to some labels. So the scores stay
+        comparable with those of held-out cells.
         """
         assert self.profiles is not None
         means = self.profiles.means
@@ -206,9 +208,10 @@ class OODScorer:
         return weights, _standardised(means, weights), means.max(axis=0)
 
     def batch_effect(self, best: Integers, neighbours: Rows, batch: int | None) -> npt.NDArray[np.float64] | None:
-        """Return the difference of a batch, or of the whole query, from the reference, shape (G,).
+        """Return the batch effect of a batch: its difference from the reference in log expression, shape (G,).
 
-        The effect is the median over labels; None if too few labels have enough cells.
+        The effect is the median over labels; None if too few labels have enough cells. If ``batch`` is None, the effect
+        is that of the whole query.
 
         Parameters
         ----------
@@ -231,7 +234,10 @@ class OODScorer:
         return np.median(effects, axis=0) if len(effects) >= SCORE.effect_labels else None
 
     def mean_logs(self, logs: sparse.csr_matrix, neighbours: Rows, counted: Bools) -> npt.NDArray[np.float64]:
-        """Return the mean log expression of each cell and its counted neighbours, shape (n, G)."""
+        """Return the mean log expression of each cell and its counted neighbours, shape (n, G).
+
+        ``counted``, shape (n, 14), is True for the neighbours that count.
+        """
         own = logs.astype(np.float64).toarray()
         if not neighbours.shape[1]:
             return np.asarray(own)
@@ -242,7 +248,7 @@ class OODScorer:
         return np.asarray((own + (selection @ self.logs).toarray()) / (1 + counted.sum(axis=1, keepdims=True)))
 
     def _batch_shares(self, neighbours: Rows, batches: Integers, n_batches: int) -> npt.NDArray[np.float64]:
-        """Return the share of each batch among a cell and its neighbours, shape (n, B)."""
+        """Return the share of each batch among each cell and its neighbours, shape (n, B)."""
         shares = np.zeros((len(neighbours), n_batches))
         if n_batches <= 1:
             return shares + 1
@@ -258,7 +264,7 @@ class OODScorer:
         Parameters
         ----------
         output, logs
-            Network output of the cells, and their log expression, shape (n, G).
+            Network output of the cells, and their log expression, shape (n, G), None without expression.
         neighbours
             Positions of their neighbours in the sample, shape (n, 14).
         batches
@@ -275,7 +281,7 @@ class OODScorer:
     def measures(
         self, output: NetworkOutput, logs: sparse.csr_matrix | None, neighbours: Rows, batches: Integers
     ) -> OODMeasures:
-        """Return the parts of the ID score, and the marker excess, of n cells; parameters as for :meth:`score`."""
+        """Return distance, energy, correlation and marker excess of n cells; parameters as for :meth:`score`."""
         distances, mean_energies = np.empty(len(neighbours)), np.empty(len(neighbours))
         whitening = self.geometry.whitening.astype(np.float64)
         centroids = self.geometry.select(self.geometry.centroids) @ whitening  # (L, D)
@@ -291,10 +297,10 @@ class OODScorer:
         return OODMeasures(distances, mean_energies, correlation, excess)
 
     def genes_above(self, logs: sparse.csr_matrix, neighbours: Rows, batches: Integers) -> npt.NDArray[np.float64]:
-        """Return the expression of each gene above the highest label, in standard errors: the mean of n cells, (G,).
+        """Return the excess of each gene over the highest label mean, averaged over n cells, shape (G,).
 
-        Each cell is averaged with its neighbours, without the batch effect. A gene that is no higher counts as 0.
-        Parameters are as for :meth:`score`.
+        The excess is in standard errors. Each cell is averaged with its neighbours, and the batch effect is subtracted.
+        A negative excess counts as 0. Parameters are as for :meth:`score`.
         """
         assert self.logs is not None
         assert self.profiles is not None
@@ -317,7 +323,7 @@ class OODScorer:
     def _correlation_and_excess(
         self, logs: sparse.csr_matrix, neighbours: Rows, batches: Integers
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return the largest correlation with a label's profile, and the marker excess, of n cells, each (n,)."""
+        """Return each cell's largest correlation with a label's profile, and its marker excess, each of shape (n,)."""
         assert self.logs is not None
         assert self.profiles is not None
         effects = np.empty((0, logs.shape[1])) if self.effects is None else self.effects
@@ -344,13 +350,16 @@ class OODScorer:
 
 
 def _mean(own: Floats, sample: Floats, neighbours: Rows) -> npt.NDArray[np.float64]:
-    """Return the mean of each cell's values and its neighbours' values, (n, ...) and (k, ...) to (n, ...)."""
+    """Return the mean of each cell's values and the values of its neighbours, shape (n, ...).
+
+    ``own``, shape (n, ...), holds the values of the cells, and ``sample``, shape (k, ...), those of the sample.
+    """
     total = own.astype(np.float64) + sample[neighbours].sum(axis=1, dtype=np.float64)
     return np.asarray(total / (1 + neighbours.shape[1]))
 
 
 def _standardised(profiles: Floats, weights: Floats) -> npt.NDArray[np.float64]:
-    """Return profiles, (n, G), centred and of length 1, so that their products are weighted correlations."""
+    """Return profiles, shape (n, G), centred and scaled to length 1; their dot products are weighted correlations."""
     centred = (profiles - (profiles @ weights)[:, None]) * np.sqrt(weights)
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)
     return np.asarray(centred / np.maximum(lengths, 1e-12))

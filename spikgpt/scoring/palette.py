@@ -11,20 +11,21 @@ import numpy.typing as npt
 from spikgpt.types import Floats
 
 UNKNOWN_COLOR = "#b0b0b0"
-# More colours cannot be distinguished; further labels repeat these colours.
+# Largest number of different colours, as more cannot be distinguished. Further labels repeat these colours.
 MOST_COLORS = 500
 # Okabe and Ito's colours (Color Universal Design, 2008) that stand out on white paper and on a dark page.
 FIRST = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
-# Backgrounds of pictures and of the page of reports, and the relative luminance of linear RGB (WCAG 2.2).
+# White background of pictures and dark background of reports, and weights of linear RGB in the luminance (WCAG 2.2).
 WHITE, DARK = "#ffffff", "#15181c"
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
-# Least contrast with white and with the dark page, and that of colours which are needed for many labels.
+# Lowest contrast of a colour with the white and the dark background: the usual limit, and the limit for many labels.
 CONTRAST, LEAST_CONTRAST = (3.0, 3.0), (1.5, 2.0)
-# Factor of colour distances for normal vision and two kinds of colour blindness. Normal vision also sees hue.
+# Factors of colour distances for normal vision and two kinds of colour blindness. The factor of normal vision is lower,
+# because normal vision also sees hue.
 EYE_FACTORS = np.array([0.6, 1.0, 1.0])[:, None]
-# Least distance of two colours in OKLab, before colours of less contrast are used.
+# Smallest distance from other colours in OKLab. If no colour with the usual contrast has it, less contrast is accepted.
 APART = 0.04
-# Linear RGB as seen with all cones, without red cones and without green cones (Vienot et al., 1999).
+# Matrices of linear RGB as seen with all cones, without red cones and without green cones (Vienot et al., 1999).
 EYES = np.array(
     [
         [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
@@ -32,14 +33,15 @@ EYES = np.array(
         [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
     ]
 )
-# From linear RGB to cones and on to OKLab, in which distances are differences as seen (Ottosson, 2020).
+# Matrices from linear RGB to cone responses, and on to OKLab. Distances in OKLab are perceived differences of colour
+# (Ottosson, 2020).
 CONES = np.array([[0.41222, 0.53633, 0.05145], [0.21190, 0.68070, 0.10740], [0.08830, 0.28172, 0.62998]])
 OPPONENTS = np.array([[0.21045, 0.79362, -0.00407], [1.97800, -2.42859, 0.45059], [0.02590, 0.78277, -0.80868]])
 
 
 @cache
 def palette(size: int) -> tuple[str, ...]:
-    """Return colours as hex codes; the first colours do not depend on the size.
+    """Return ``size`` colours as hex codes; a longer palette starts with the colours of a shorter palette.
 
     Each colour is the point of a grid that is farthest from all earlier colours and from the grey of Unknown. The
     distance is the smallest over three kinds of colour vision. The first 26 colours stand out on both backgrounds.
@@ -71,18 +73,18 @@ def rgb(codes: Sequence[str]) -> npt.NDArray[np.int64]:
 
 
 def contrast(colors: npt.NDArray[np.integer], ground: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
-    """Return the contrast of colours with a background by WCAG 2.2, from 1 to 21: RGB, (n, 3) and (1, 3) to (n,)."""
+    """Return the WCAG 2.2 contrast, from 1 to 21, shape (n,), of RGB colours, (n, 3), with a background, (1, 3)."""
     bright, ground_bright = linear(colors) @ LUMINANCE + 0.05, linear(ground) @ LUMINANCE + 0.05
     return np.asarray(np.maximum(bright, ground_bright) / np.minimum(bright, ground_bright))
 
 
 def linear(colors: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
-    """Return linear RGB from 0 to 1, of the shape of the colours."""
+    """Return linear RGB from 0 to 1 for RGB colours from 0 to 255, in the same shape."""
     shares: Floats = colors / 255
     return np.asarray(np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4))
 
 
 def as_seen(colors: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
-    """Return colours as three kinds of colour vision see them, in OKLab: RGB from 0 to 255, (n, 3) to (3, n, 3)."""
+    """Return RGB colours, shape (n, 3), in OKLab as seen by three kinds of colour vision, shape (3, n, 3)."""
     cones = np.maximum(linear(colors) @ (CONES @ EYES).transpose(0, 2, 1), 0)
     return np.asarray(np.cbrt(cones) @ OPPONENTS.T)

@@ -1,7 +1,7 @@
-"""Linear discriminant analysis of a query, fitted with the labels that its own cells were given.
+"""Linear discriminant analysis (LDA) of a query, fitted with the label probabilities of the query's own cells.
 
-A cell between two labels more likely belongs to the label whose mean is nearer, by the covariance within labels. The
-discriminant repeats errors of the labels that it was fitted with, so its weight is small.
+A cell between two labels more likely belongs to the label whose mean is nearer. Distances are Mahalanobis distances
+with the covariance within labels. LDA repeats the errors of the labels in its fit, so its weight is small.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class QueryLDA:
     whitening
         Matrix that makes the covariance within labels the identity, shape (D, D).
     cells
-        Sum of the probabilities of each label, shape (L,).
+        Number of cells of each label, as the sum of the label's probabilities over cells, shape (L,).
     """
 
     means: npt.NDArray[np.float64]
@@ -39,7 +39,7 @@ class QueryLDA:
 
     @classmethod
     def fit(cls, points: Floats, probabilities: Floats) -> Self:
-        """Fit to the coordinates, shape (k, D), and label probabilities, shape (k, L), of a sample of cells."""
+        """Fit the LDA to the coordinates, shape (k, D), and label probabilities, shape (k, L), of a sample of cells."""
         cells, points = probabilities.sum(axis=0, dtype=np.float64), points.astype(np.float64)
         means = probabilities.T @ points / np.maximum(cells, 1e-12)[:, None]  # (L, D)
         second_moment = (points * probabilities.sum(axis=1)[:, None]).T @ points  # (D, D)

@@ -1,4 +1,4 @@
-"""Rejection: cut-offs for Unknown are fitted to a sample of a query's cells, then applied to any of its cells."""
+"""Rejection: the cut-offs for Unknown are fitted to a sample of a query's cells, and applied to all cells."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RejectionOptions(Protocol):
 
     @property
     def unknown_rate(self) -> float | None:
-        """Largest expected share of Unknown among cells like the held-out cells."""
+        """Largest share of known cells that may be Unknown; 0 for no rejection, None for the default rule."""
 
     @property
     def threshold(self) -> float | None:
@@ -31,7 +31,7 @@ class RejectionOptions(Protocol):
 
     @property
     def reference_cutoff(self) -> bool:
-        """Use the cut-offs of the held-out cells alone."""
+        """True for the cut-offs from held-out cells of the reference alone, without the OOD rule."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,16 @@ class CellScores:
     probabilities
         Label probabilities, shape (n, L).
     batches
-        Index of the batch, shape (n,).
+        Index of the batch of each cell, shape (n,).
     id_score, averaged_score
         In-distribution score (:mod:`spikgpt.scoring.ood_scorer`), and the averaged score of
         :mod:`spikgpt.scoring.ood_rule`, each of shape (n,). None for a reference of format 1.
     clusters
-        Index of the fine cluster of each cell, shape (n,); None without a vote of the majority.
+        Index of the fine cluster of each cell, shape (n,); None without ``majority_vote``.
     nearest
-        Positions in the query's sample of the cells nearest to each cell, shape (n, 3): a cell of the sample itself
-        three times, and -1 where no neighbours are searched. None for the scores of the sample.
+        Positions, in the query's sample, of the 3 sample cells nearest to each cell, shape (n, 3). A cell of the sample
+        has its own position three times. Positions are -1 if no neighbours were searched. None for the scores of the
+        sample.
     """
 
     probabilities: Floats
@@ -62,7 +63,7 @@ class CellScores:
     nearest: npt.NDArray[np.int32] | None = None
 
     def part(self, cells: Rows) -> CellScores:
-        """Return the scores of some of the cells."""
+        """Return the scores of the cells at the positions ``cells``."""
         arrays: dict[str, Any] = {name: values[cells] for name, values in vars(self).items() if values is not None}
         return CellScores(**arrays)
 
@@ -76,18 +77,19 @@ class RejectionRule:
     rule
         Description of the rule.
     limits
-        ID score below which a cell is Unknown, for each label, shape (L,).
+        ID score below which a cell is Unknown, for each label, shape (L,). None for a rule without such limits.
     ood
-        Out-of-distribution rule. With ``limits`` too, a cell is Unknown where both rules agree.
+        Out-of-distribution (OOD) rule, or None. With both ``limits`` and ``ood``, a cell is Unknown only if both rules
+        reject the cell.
     threshold
-        Confidence below which a cell is Unknown. Without limits, ood and threshold no cell is rejected.
+        Confidence below which a cell is Unknown, instead of all other rules; None for the other rules.
     least_confidence
-        Confidence below which a cell is Unknown too, because the query has few of the reference's genes.
+        Confidence below which a cell is also Unknown, for a query with few of the reference's genes; otherwise None.
     unknown_rate
-        Guaranteed share of false rejections, if there is a guarantee.
+        Largest share of known cells that become Unknown, which is guaranteed; None without a guarantee.
     false_rejection
         Expected share of the query's known cells below the limits: about ``unknown_rate`` in a study like the
-        reference. None for too few cells, or without a guarantee.
+        reference. None if no label has enough query cells, or if the rule was fitted without ``limits``.
     """
 
     rule: str
@@ -99,7 +101,10 @@ class RejectionRule:
     least_confidence: float | None = None
 
     def reject_all(self) -> RejectionRule:
-        """Return the rule for a query that the reference does not suit: all cells are Unknown if ID scores count."""
+        """Return the rule for a query that the reference does not suit: all cells are Unknown.
+
+        A rule with neither ``limits`` nor ``ood`` is returned unchanged.
+        """
         labels = self.limits if self.ood is None else self.ood.cutoffs[0]
         if labels is None:
             return self
@@ -107,15 +112,15 @@ class RejectionRule:
         return replace(self, rule="the reference does not suit this query", limits=limits, ood=None)
 
     def ood_scores(self, scores: CellScores) -> npt.NDArray[np.float64] | None:
-        """Return the OOD score of n cells, shape (n,): Unknown above 0. None without the out-of-distribution rule."""
+        """Return the OOD score of n cells, shape (n,), above 0 for rejected cells; None without an OOD rule."""
         if self.ood is None or scores.averaged_score is None:
             return None
         return -self.ood.margins(scores.averaged_score, scores.probabilities.argmax(axis=1), scores.batches)
 
     def is_unknown(self, scores: CellScores) -> Bools:
-        """Return True for the cells that are Unknown, shape (n,), from scores with calibrated probabilities.
+        """Return a mask of the Unknown cells, shape (n,), from scores with calibrated probabilities.
 
-        Cells without probabilities are Unknown by every rule. A score of NaN is below every limit.
+        Cells whose probabilities are all 0 are Unknown by every rule. A score of NaN counts as below every limit.
         """
         confidence = scores.probabilities.max(axis=1, initial=0)
         uncertain = ~(confidence > 0)
@@ -153,9 +158,9 @@ def fit_rejection(
     match
         Agreement of the labels with the reference; None for a reference of format 1.
     smoothed
-        Probabilities are averaged over neighbours.
+        True if probabilities are averaged over neighbours.
     few_genes
-        The query has few of the reference's genes.
+        True if the query has few of the reference's genes.
     allowed
         Indices of the labels that a cell may get; None for all labels.
 
@@ -185,7 +190,7 @@ def fit_rejection(
     by_default = rate is None and not options.reference_cutoff
     least = least_confidence(sample.probabilities) if few_genes and by_default else None
     uncertain = "" if least is None else f"confidence below {least:.2f}, as the query has few genes; or "
-    # Without smoothing, known cells can have low scores by chance. So the limits of held-out cells apply too.
+    # Without smoothing, known cells can have low scores by chance. So the limits from held-out cells apply too.
     if by_default and smoothed:
         return RejectionRule(f"{uncertain}{by_ood}", ood=ood, least_confidence=least)
     rate = thresholds.unknown_rate if rate is None else rate
@@ -199,7 +204,7 @@ def fit_rejection(
 
 
 def least_confidence(probabilities: Floats) -> float | None:
-    """Return the confidence below which cells become Unknown in a query with few genes, or None if no cell must.
+    """Return the confidence below which cells of a query with few genes become Unknown; None if no cell does.
 
     The expected error of a cell is 1 - confidence. The least certain cells are rejected until the mean expected error
     of the others is at most 0.07.
@@ -225,7 +230,8 @@ def expected_false_rejection(
     """Estimate the share of a query's known cells whose ID score is below the limit for a rate of false rejections.
 
     The cells of missing types lower the scores of the labels that they get. So the spread of known cells is taken from
-    the upper half of the scores of each label, and the estimate is the median over labels.
+    the upper half of the scores of each label, and the estimate is the median over labels. The estimate is None if no
+    label has enough cells.
 
     Parameters
     ----------
@@ -239,7 +245,7 @@ def expected_false_rejection(
 
 
 def _mirrored(scores: Floats) -> npt.NDArray[np.float64]:
-    """Return the upper half of some scores and its mirror image below their median."""
+    """Return the scores at or above the median, and their mirror image below the median."""
     median = float(np.median(scores))
     upper = scores[scores >= median].astype(np.float64)
     return np.concatenate([upper, 2 * median - upper])

@@ -19,7 +19,7 @@ from spikgpt.kernels import compiled
 from spikgpt.types import Floats, Rows
 
 SMOOTHING = CONSTANTS.smoothing
-# Cells smoothed at a time, and cells whose distances to the sample are in memory at a time.
+# Number of cells smoothed at a time, and number of cells whose distances to the sample are in memory at a time.
 CHUNK, DISTANCES = 1024, 128
 # Number of distances in a block; the smallest distance of each block is compared first.
 BLOCK = 128
@@ -38,7 +38,8 @@ class KNNSmoother:
     probabilities
         Label probabilities of the sample before smoothing, shape (k, L).
     neighbours
-        Positions of the sample's own neighbours, nearest first, shape (k, 14); (k, 0) without smoothing.
+        Positions in the sample of the 14 neighbours of each sample cell, nearest first, shape (k, 14); shape (k, 0)
+        without smoothing.
     radius
         Median distance of each cell of the sample to its neighbours, shape (k,).
     """
@@ -51,7 +52,7 @@ class KNNSmoother:
 
     @classmethod
     def fit(cls, rows: Rows, points: Floats, probabilities: Floats, *, smoothed: bool = True) -> KNNSmoother:
-        """Find the neighbours of the cells of a sample; none if ``smoothed`` is False or the sample is small."""
+        """Return the smoother of a sample; no neighbours are searched without ``smoothed`` or in a small sample."""
         alone = cls(rows, points, probabilities, np.empty((len(rows), 0), dtype=np.int64), np.zeros(len(rows)))
         if not smoothed or len(rows) < SMOOTHING.least_cells:
             return alone
@@ -67,8 +68,8 @@ class KNNSmoother:
 
         The weight of a neighbour is its confidence times a Gaussian kernel of the distance beyond the neighbour's
         radius. The kernel protects cells of rare types: they lie outside the radius of neighbours of other types. The
-        neighbours together have at most half of the weight. Their weight is smaller if they are far, or if their mean
-        probabilities are less certain than the probabilities of the cell.
+        neighbours together have at most half of the weight. They have less weight if their distances are large, or if
+        their mean probabilities are less certain than the probabilities of the cell.
 
         Parameters
         ----------
@@ -92,21 +93,21 @@ class KNNSmoother:
             mean = np.einsum("nk,nkl->nl", weights, near) / total  # (chunk, L)
             certainty = mean.max(axis=1) / np.maximum(own.max(axis=1), 1e-12)  # (chunk,)
             share = SMOOTHING.largest_share * np.minimum(kernel.mean(axis=1) * certainty, 1)[:, None]
-            # A cell without probabilities keeps none.
+            # A cell whose probabilities are all 0 keeps these zeros.
             smoothed[part] = ((1 - share) * own + share * mean) * (own.max(axis=1, keepdims=True) > 0)
         return smoothed
 
     def nearest(self, points: Floats, rows: Rows) -> Rows:
         """Return the positions in the sample of each cell's 14 nearest other cells, nearest first.
 
-        In a sample of fewer than 100 cells no neighbours are searched: shape (n, 0).
+        The shape is (n, 14). In a sample of fewer than 100 cells no neighbours are searched, and the shape is (n, 0).
 
         Parameters
         ----------
         points
             Coordinates of the cells, shape (n, D).
         rows
-            Row numbers of the cells in the query, shape (n,): no cell is a neighbour of itself.
+            Row numbers of the cells in the query, shape (n,), so that no cell is its own neighbour.
         """
         if len(self.rows) < SMOOTHING.least_cells:
             return np.empty((len(points), 0), dtype=np.int64)
@@ -123,8 +124,11 @@ class KNNSmoother:
         return neighbours
 
     def _nearest(self, points: Floats, own: Rows, count: int) -> Rows:
-        """Return the positions in the sample of each cell's nearest cells, by all distances."""
-        # Squared distances, without each point's own squared length, in one matrix product.
+        """Return the positions of each cell's nearest sample cells, shape (n, count), from all distances.
+
+        ``own``, shape (n,), is the position of each cell in the sample; -1 for a cell outside of the sample.
+        """
+        # One matrix product gives the squared distances minus each point's own squared length.
         distances = np.concatenate([-2 * points, np.ones((len(points), 1))], axis=1) @ self._sample  # (n, blocks BLOCK)
         in_sample = np.flatnonzero(own >= 0)
         distances[in_sample, own[in_sample]] = np.inf
@@ -154,7 +158,10 @@ class KNNSmoother:
 
 
 def _smallest(values: npt.NDArray[np.float64], count: int) -> Rows:
-    """Return the positions of the smallest values of each row, unordered: (n, k) to (n, count), or (n, k) for fewer."""
+    """Return the positions of the ``count`` smallest values of each row, in any order, shape (n, count).
+
+    If a row has fewer values, the positions of all values are returned.
+    """
     if values.shape[1] <= count:
         return np.broadcast_to(np.arange(values.shape[1]), values.shape)
     return np.argpartition(values, count - 1, axis=1)[:, :count]

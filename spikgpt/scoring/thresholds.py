@@ -21,14 +21,14 @@ from spikgpt.types import Floats, Integers, Strings
 
 PAPER_THRESHOLD = 0.95
 DEFAULT_UNKNOWN_RATE = 0.05
-# Held-out cells that a label needs for a limit of its own, and for its scores to be stored.
+# Number of held-out cells that a label needs for its own limit, and number that it needs to have its scores stored.
 CELLS_FOR_OWN_LIMIT, CELLS_TO_KEEP_LABEL = 30, 10
 # Largest number of stored scores, spread evenly over the ranks.
 LARGEST_KEPT = 1000
-# Largest threshold on probabilities. Nearer to 1, float32 and float64 reject different cells; a lower threshold keeps
-# the guarantee.
+# Largest threshold on probabilities. With a threshold nearer to 1, float32 and float64 reject different cells. A lower
+# threshold rejects fewer cells, so the guarantee still holds.
 LARGEST_THRESHOLD = 0.9999
-# Bound of stored scores, far above any sum of a few logarithms.
+# Largest absolute value of a stored score. Real scores are sums of a few logarithms, and far smaller.
 LARGEST_SCORE = 1e6
 # Natural logarithms of the smallest and the largest temperature.
 TEMPERATURES = (-2.0, 2.0)
@@ -37,10 +37,10 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 
 
 def conformal_rank(cells: int, unknown_rate: float) -> int:
-    """Return the number of held-out cells that may lie below a threshold; 0 if there are too few cells.
+    """Return the rank of the held-out score that becomes the threshold; 0 if there are too few held-out cells.
 
     If a new cell is exchangeable with n held-out cells, its score is below the r-th smallest score with a probability
-    of at most r / (n + 1). The rank r is the largest with r / (n + 1) at most the rate.
+    of at most r / (n + 1). The returned rank r is the largest for which r / (n + 1) is at most ``unknown_rate``.
     """
     return math.floor(unknown_rate * (cells + 1))
 
@@ -53,7 +53,7 @@ class ConformalScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cells
         Number of the held-out cells.
     ranks, values
-        Stored scores, and their ranks among all scores, from 1.
+        Ranks of the stored scores among all scores, counted from 1, and the stored scores.
     """
 
     cells: Annotated[int, Meta(ge=1, le=10**12)]
@@ -74,7 +74,10 @@ class ConformalScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def fit(cls, scores: Floats) -> Self:
-        """Store the scores of held-out cells, shape (n,), or 1000 of them, spread evenly over the ranks."""
+        """Store the scores of held-out cells, shape (n,).
+
+        Of more than 1000 scores, only 1000 are stored. The ranks of these scores are evenly spaced.
+        """
         ascending = np.sort(scores)
         kept = np.unique(np.linspace(0, len(scores) - 1, min(len(scores), LARGEST_KEPT)).astype(int))
         # Scores are rounded down: a limit that is rounded up could lie above the cell that sets the limit.
@@ -82,19 +85,19 @@ class ConformalScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return cls(len(scores), tuple((kept + 1).tolist()), tuple(values.tolist()))
 
     def threshold(self, unknown_rate: float) -> float:
-        """Return the score below which at most a share of such cells lies; -inf if there are too few held-out cells."""
+        """Return the ID score with at most ``unknown_rate`` of known cells below it; -inf if too few were held out."""
         position = np.searchsorted(self.ranks, conformal_rank(self.cells, unknown_rate), side="right")
         return self.values[position - 1] if position else -math.inf
 
     @property
     def median(self) -> float:
-        """Median score."""
+        """Median ID score of the held-out cells."""
         return float(np.interp((self.cells + 1) / 2, self.ranks, self.values))
 
     def p_value(self, scores: Floats) -> npt.NDArray[np.float64]:
-        """Return conformal p-values: the share of held-out cells with a lower score, between 0 and 1, (n,) to (n,).
+        """Return the conformal p-value of each ID score, shape (n,): the share of held-out cells with a lower score.
 
-        Beyond the smallest and the largest held-out score the p-value approaches 0 and 1.
+        Below the lowest held-out score the p-value approaches 0. Above the highest held-out score it approaches 1.
         """
         values, ranks = np.array(self.values), np.array(self.ranks)
         spread = max(values[len(values) // 2] - values[0], 1e-6)
@@ -110,7 +113,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes
     ----------
     everything, labels
-        Scores of all held-out cells, and of the held-out cells of each label that has at least 10.
+        ID scores of all held-out cells, and of the held-out cells of each label that has at least 10 of these cells.
     temperature
         Without smoothing, the temperature divides the logits. Smoothed probabilities are raised to
         ``1 / temperature`` instead; see :func:`tempered`.
@@ -122,15 +125,16 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def fit(cls, scores: Floats, best: Strings, temperature: float = 1.0) -> Self:
-        """Store the scores and best labels of held-out cells, both of shape (n,)."""
+        """Return the calibration from the ID scores and best labels of held-out cells, both of shape (n,)."""
         by_label = {name: rows for name, rows in rows_by_label(best).items() if len(rows) >= CELLS_TO_KEEP_LABEL}
         own = {name: ConformalScores.fit(scores[rows]) for name, rows in by_label.items()}
         return cls(ConformalScores.fit(scores), own, temperature)
 
     def limits(self, label_names: tuple[str, ...], unknown_rate: float) -> npt.NDArray[np.float64]:
-        """Return the score below which a cell is Unknown, for each label, shape (L,).
+        """Return the ID score below which a cell is Unknown, for each label, shape (L,).
 
-        The score is the lower of the label's own limit and the limit of all cells, so that both guarantees hold.
+        The score is the lower of the label's own limit and the limit of all cells, so that both guarantees hold. A
+        label of fewer than 30 held-out cells has no own limit.
         """
         overall = self.everything.threshold(unknown_rate)
         own = {name: scores for name, scores in self.labels.items() if scores.cells >= CELLS_FOR_OWN_LIMIT}
@@ -140,7 +144,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def medians_and_shares(
         self, label_names: tuple[str, ...]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return the median score of the held-out cells of each label, and their share of all, each of shape (L,).
+        """Return each label's median score and share of all cells, for held-out cells, both of shape (L,).
 
         A label of fewer than 10 held-out cells gets the median of all cells, and counts as 5 cells.
         """
@@ -159,7 +163,8 @@ class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         ``familiarity`` for thresholds on the ID score; ``maximum probability`` for a reference of format 1.
     threshold
         Threshold on the confidence of a cell labelled without smoothing. At most about ``unknown_rate`` of the known
-        cells fall below it, as measured on ``calibration_cells`` held-out cells. At most 0.9999 from training.
+        cells fall below the threshold, as measured on ``calibration_cells`` held-out cells. Training sets at most
+        0.9999.
     single, smoothed
         Calibrations without and with smoothing; None for a reference of format 1.
     """
@@ -190,16 +195,16 @@ class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         single: Calibration | None = None,
         smoothed: Calibration | None = None,
     ) -> Self:
-        """Set a threshold on the confidence that rejects at most a share of the known cells.
+        """Set the threshold on the confidence so that at most ``unknown_rate`` of the known cells are rejected.
 
         Parameters
         ----------
         confidence
             Largest probability of held-out cells, labelled without smoothing, shape (n,).
         unknown_rate
-            Share of known cells that may be rejected.
+            Largest share of known cells that may be rejected.
         single, smoothed
-            Calibrations on the same cells, if ID scores were measured.
+            Calibrations on the same cells; None if no ID scores were measured.
         """
         rank = conformal_rank(len(confidence), unknown_rate)
         threshold = min(float(np.sort(confidence)[rank - 1]), LARGEST_THRESHOLD) if rank else 0.0
@@ -242,7 +247,7 @@ def fit_temperature(probabilities: Floats, truth: Integers) -> float:
 
 
 def tempered(probabilities: Floats, temperature: float) -> npt.NDArray[np.float64]:
-    """Return probabilities raised to 1 / temperature, rows with sum 1 or of zeros: (n, L) to (n, L)."""
+    """Return probabilities, shape (n, L), raised to 1 / temperature and scaled to row sums of 1; zeros stay zeros."""
     if temperature == 1:
         return np.asarray(probabilities, dtype=np.float64)
     raised = probabilities.astype(np.float64) ** (1 / temperature)
