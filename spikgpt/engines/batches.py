@@ -1,4 +1,4 @@
-"""Run a network on batches of cells, several at a time."""
+"""Run a network on batches of cells, several batches at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def worker_count(options: EngineOptions) -> int:
 def run_batches(
     run: Callable[[slice], NetworkOutput], cells: int, batch_size: int, *, threads: int, on_cells: OnCells | None
 ) -> NetworkOutput:
-    """Return the joined output of ``run`` for slices of the cells; zero cells are one empty batch."""
+    """Call ``run`` for slices of ``batch_size`` cells, and return the joined output; no cells make one empty slice."""
 
     def run_one(part: slice) -> NetworkOutput:
         output = run(part)

@@ -22,7 +22,7 @@ from spikgpt.version import __version__
 PACKAGES = ("numpy", "scipy", "pandas", "anndata", "h5py", "zarr", "safetensors", "huggingface-hub")
 # Packages that annotation does not need.
 OPTIONAL = ("torch", "spikingjelly", "scanpy", "onnx", "numba")
-# Name of the finding on the engine that annotation takes by default.
+# Name of the line of the report on the engine that annotation uses by default.
 DEFAULT_ENGINE = "default engine"
 
 
@@ -36,7 +36,7 @@ class Finding:
 
 
 def findings() -> list[Finding]:
-    """Return versions, the devices of ONNX Runtime, and the engine that annotation takes by default."""
+    """Return findings on package versions, on the devices of ONNX Runtime, and on the default engine."""
     report = [
         Finding("spikgpt", __version__),
         Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
@@ -49,7 +49,7 @@ def findings() -> list[Finding]:
 
 
 def _onnx_findings(shipped: Reference) -> list[Finding]:
-    """Return ONNX Runtime's state, and for each provider whether it runs the shipped graph on a made-up cell."""
+    """Return a finding on ONNX Runtime, and one on each provider from a run of the shipped graph on a made-up cell."""
     distributions = installed_distributions()
     if not distributions:
         return [Finding("ONNX Runtime", f"not installed; optional: {install_command('onnxruntime')}")]

@@ -1,8 +1,8 @@
 """The spiking classifier: expansion, spiking self-attention, MLP, global average, linear head.
 
-*Literal*, as in the paper: the embedding of a cell is repeated as ``m`` tokens over ``T`` time steps. *Collapsed*: the
-``m`` tokens are identical, and ``Q Kᵀ V`` over identical tokens is ``m (q · k) v``. So one token with gain ``m`` gives
-the same spikes and the same logits, with the same weights.
+The network has two forms. In the *literal* form of the paper, the embedding of a cell is repeated as ``m`` tokens over
+``T`` time steps. The ``m`` tokens are identical, and ``Q Kᵀ V`` over identical tokens is ``m (q · k) v``. So the
+*collapsed* form has one token with gain ``m``, and gives the same spikes and logits with the same weights.
 
 In the shape comments T is time steps, B cells, N tokens of a cell (``m``, or 1 when collapsed), D the width,
 H heads, E = D / H, F hidden neurons of the MLP.
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from spikgpt.reference.config import SpikGPTConfig
 
-# SpikingJelly's kernels look for triton when they load, and torch logs that a CPU has none.
+# SpikingJelly looks for triton when it is imported. Without a GPU, torch then logs that there is no triton.
 logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
 
 _SURROGATES = {"atan": surrogate.ATan, "sigmoid": surrogate.Sigmoid}
@@ -41,14 +41,14 @@ def spiking_neurons(config: SpikGPTConfig) -> neuron.LIFNode:
         tau=float(config.tau),
         v_threshold=config.v_threshold,
         surrogate_function=_SURROGATES[config.surrogate](alpha=config.surrogate_alpha),
-        # The reset only adds noise to surrogate gradients, so it is kept out of the gradient.
+        # The reset would only add noise to surrogate gradients, so the gradient leaves out the reset.
         detach_reset=True,
         step_mode="m",
     )
 
 
 def inference_affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """Return the gain and the shift of a BatchNorm with its running statistics, each of shape (out_features,)."""
+    """Return gain and shift of a BatchNorm in inference, from its running statistics, each of shape (out_features,)."""
     statistics = norm.state_dict()
     mean, variance = statistics["running_mean"], statistics["running_var"]  # each (out_features,)
     gain = norm.weight / torch.sqrt(variance + norm.eps)  # (out_features,)
@@ -68,7 +68,7 @@ class NormedLinear(nn.Module):
         self.norm: nn.Module = nn.BatchNorm1d(out_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Project the last axis of ``x``, of any leading shape."""
+        """Return the output of the layer, shape (..., out_features), for ``x``, shape (..., in_features)."""
         y = self.linear(x)  # (..., out_features)
         normal: Tensor = self.norm(y.reshape(-1, y.shape[-1])).reshape(y.shape)
         return normal
@@ -88,8 +88,9 @@ class NormedLinear(nn.Module):
 class CopyDropout(nn.Module):
     """Dropout for one token that stands for ``m`` copies.
 
-    With a shared mask this is plain dropout. Otherwise each copy draws its own mask. The layers up to the average over
-    copies are linear, so the average mask alone matters: Binomial(m, 1 - p) / (m (1 - p)).
+    With ``shared``, all copies have the same mask, as in plain dropout. Otherwise each copy has its own mask. The
+    layers between the dropout and the average over copies are linear, so only the average of the masks matters. This
+    average is drawn from Binomial(m, 1 - p) / (m (1 - p)).
     """
 
     def __init__(self, p: float, copies: int, *, shared: bool) -> None:
@@ -97,7 +98,7 @@ class CopyDropout(nn.Module):
         self.p, self.copies, self.shared = p, copies, shared
 
     def forward(self, x: Tensor, *, literal: bool) -> Tensor:
-        """Drop units of ``x`` in training; in evaluation return it unchanged."""
+        """Return ``x`` with units dropped in training, and ``x`` unchanged in evaluation."""
         if self.shared or literal or not self.training:
             return nn.functional.dropout(x, self.p, self.training)
         kept = torch.binomial(torch.full_like(x, self.copies), torch.full_like(x, 1 - self.p))
@@ -105,7 +106,7 @@ class CopyDropout(nn.Module):
 
 
 class SpikingSelfAttention(nn.Module):
-    """Multi-head attention on spikes: ``SN(Q Kᵀ V s)``, without a softmax."""
+    """Multi-head attention on spikes without a softmax: ``SN(Q Kᵀ V s)``, with spiking neurons SN and a scale s."""
 
     def __init__(self, config: SpikGPTConfig) -> None:
         super().__init__()
@@ -115,10 +116,10 @@ class SpikingSelfAttention(nn.Module):
         self.output_neurons = spiking_neurons(config)
 
     def forward(self, x: Tensor, *, literal: bool) -> Tensor:
-        """Attend among the tokens of each cell, (T, B, N, D), to spikes (0 or 1) of that shape.
+        """Return the spikes, 0 or 1, of attention among the tokens of each cell, shape (T, B, N, D).
 
-        ``x`` may be (1, B, N, D) when it is the same at every time step. With ``literal``, the N tokens are the m
-        copies; otherwise one token stands for all of them.
+        ``x`` has shape (T, B, N, D), or (1, B, N, D) if it is the same at every time step. With ``literal``, the N
+        tokens are the m copies; otherwise one token stands for all copies.
         """
         currents = self.query_key_value(x)  # (T or 1, B, N, 3D)
         currents = currents.expand(self.config.time_steps, *currents.shape[1:])  # (T, B, N, 3D)
@@ -129,8 +130,8 @@ class SpikingSelfAttention(nn.Module):
             attended = (query @ key.transpose(-2, -1)) @ value  # (T, B, H, N, E)
         else:
             attended = self.config.copies * (query * key).sum(-1, keepdim=True) * value  # (T, B, H, 1, E)
-        # Both forms are whole numbers up to here, hence exactly equal. Division by m keeps them whole. The factor
-        # m (1 / m) may round to less than 1, and a potential would then miss its threshold.
+        # Up to here, both forms give whole numbers, so they are exactly equal. Division by m gives whole numbers too. A
+        # factor m (1 / m) could round to less than 1, and a potential would then miss its threshold.
         attended = attended.movedim(2, -2).flatten(-2)  # (T, B, N, D)
         scale = self.config.attention_scale
         currents = attended / self.config.copies if scale is None else attended * scale  # (T, B, N, D)
@@ -150,7 +151,7 @@ class SpikingMLP(nn.Module):
         self.output = nn.Linear(config.hidden_dim, config.width)
 
     def forward(self, x: Tensor, *, literal: bool) -> Tensor:
-        """Map (T, B, N, D) to (T, B, N, D)."""
+        """Return the output of the MLP for ``x``, both of shape (T, B, N, D)."""
         spikes = self.hidden_neurons(self.hidden(x))  # (T, B, N, F)
         y: Tensor = self.output(self.dropout(spikes, literal=literal))  # (T, B, N, D)
         return y
@@ -166,7 +167,7 @@ class SpikingBlock(nn.Module):
         self.mlp = SpikingMLP(config)
 
     def forward(self, x: Tensor, *, literal: bool) -> Tensor:
-        """Map (T or 1, B, N, D) to (T, B, N, D)."""
+        """Return the output of the block, shape (T, B, N, D), for ``x``, shape (T or 1, B, N, D)."""
         attended = self.attention(x, literal=literal)  # (T, B, N, D)
         if not self.residual:
             return self.mlp(attended, literal=literal)  # type: ignore[no-any-return]
@@ -175,7 +176,7 @@ class SpikingBlock(nn.Module):
 
 
 class SpikingClassifier(nn.Module):
-    """Cell embeddings to class logits."""
+    """Network that computes the logits of the labels from the embedding of a cell."""
 
     def __init__(self, config: SpikGPTConfig) -> None:
         super().__init__()
@@ -185,10 +186,10 @@ class SpikingClassifier(nn.Module):
         self.head = nn.Linear(config.width, config.n_labels)
 
     def forward(self, embedding: Tensor, *, literal: bool = False) -> Tensor:
-        """Return the logits of cells, (B, input_dim) to (B, n_labels).
+        """Return the logits of cells, shape (B, n_labels), from their embeddings, shape (B, input_dim).
 
-        ``literal`` runs the paper's m copies over T steps instead of the collapsed form: the same up to rounding, and
-        hundreds of times slower.
+        ``literal`` runs the paper's m copies over T steps instead of the collapsed form. The logits are the same up to
+        rounding, and the run is hundreds of times slower.
         """
         functional.reset_net(self)
         x = self.stem(embedding)[None, :, None]  # (1, B, 1, D)
@@ -202,7 +203,7 @@ class SpikingClassifier(nn.Module):
     @classmethod
     def from_weights(cls, config: SpikGPTConfig, weights: Mapping[str, Tensor]) -> SpikingClassifier:
         """Build a classifier in evaluation mode from a state dict, whose shapes are checked."""
-        # Check first: a config may state a network far larger than the weights that come with it.
+        # The check comes first, because a config may state a network far larger than the weights in the file.
         config.check(weights)
         classifier = cls(config)
         classifier.load_state_dict(weights)

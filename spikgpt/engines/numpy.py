@@ -23,16 +23,16 @@ from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.reference.files import CLASSIFIER, EMBEDDER, Reference
 from spikgpt.types import Floats, NetworkOutput, OnCells, Scale
 
-# Cells in a batch: the values of so many stay in the processor's cache.
+# Number of cells in a batch. The values of a batch of this size stay in the processor's cache.
 BATCH = 256
-# The epsilon of torch's BatchNorm1d and LayerNorm.
+# Constant that torch's BatchNorm1d and LayerNorm add to the variance.
 NORM_EPSILON = 1e-5
-# Called with the name of a layer of neurons, and its spikes of shape (T, B, N).
+# Function that is called with the name of a layer of neurons, and the spikes of the layer, shape (T, B, N).
 OnSpikes = Callable[[str, Floats], None]
 
 
 def fold_layer(weights: Mapping[str, Floats], name: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return weight, shape (out, in), and bias, shape (out,), of a layer, with the BatchNorm after it folded in."""
+    """Return the weight, shape (out, in), and bias, shape (out,), of a layer after folding its BatchNorm into both."""
     if f"{name}.weight" in weights:
         return weights[f"{name}.weight"].astype(np.float64), weights[f"{name}.bias"].astype(np.float64)
     parts = ("linear.weight", "norm.running_mean", "norm.running_var", "norm.weight", "norm.bias")
@@ -55,7 +55,7 @@ class NumpyClassifier:
         }
 
     def logits(self, vectors: Floats, on_spikes: OnSpikes | None = None) -> Floats:
-        """Return the logits of cells, (B, input_dim) to (B, L).
+        """Return the logits of cells, shape (B, L), from their vectors, shape (B, input_dim).
 
         ``on_spikes`` is called with the spikes of each layer of neurons, under the name of the layer in
         :mod:`spikgpt.engines.model`.
@@ -70,7 +70,7 @@ class NumpyClassifier:
             by_head = spikes.reshape(steps, cells, 3, config.heads, config.width // config.heads)  # (T, B, 3, H, E)
             query, key, value = np.moveaxis(by_head, 2, 0)  # each (T, B, H, E)
             attended = config.copies * (query * key).sum(axis=-1, keepdims=True) * value  # (T, B, H, E)
-            # Whole numbers up to here. Divided by m they stay whole, and potentials meet the threshold exactly.
+            # These are whole numbers, also after division by m. So potentials meet the threshold exactly.
             scale = config.attention_scale
             currents = attended / config.copies if scale is None else attended * scale
             currents = currents.reshape(steps, cells, config.width)  # (T, B, D)
@@ -89,7 +89,7 @@ class NumpyClassifier:
         return product
 
     def _fire(self, currents: Floats, name: str, on_spikes: OnSpikes | None) -> Floats:
-        """Return the spikes of a layer of leaky integrate-and-fire neurons, 0 or 1, (T or 1, B, N) to (T, B, N)."""
+        """Return the spikes, 0 or 1, (T, B, N), of leaky integrate-and-fire neurons with inputs of (T or 1, B, N)."""
         spikes = np.empty((self.config.time_steps, *currents.shape[1:]), dtype=self.dtype)
         potential = np.zeros_like(currents[0])  # (B, N)
         for step, current in enumerate(np.broadcast_to(currents, spikes.shape)):
@@ -149,7 +149,7 @@ class NumpyEngine:
             batch = cells.part(part)
             projection = self.embedding if isinstance(self.embedding, PCAProjection) else None
             vectors = projection.vectors(batch, scale) if projection else batch.vectors
-            # NetworkOutput drops cells with values that are not finite; a warning would say nothing more.
+            # NetworkOutput sets cells with values that are not finite to 0, so NumPy need not warn.
             with np.errstate(over="ignore", invalid="ignore"):
                 logits = self.classifier.logits(vectors)
                 probabilities = softmax(logits / self.temperature, axis=1)

@@ -24,9 +24,9 @@ from spikgpt.reference.files import EMBEDDER, Reference
 from spikgpt.reference.format import ENCODER, GRAPHS
 from spikgpt.types import NetworkOutput, OnCells, Scale
 
-# Cells in a batch: on a CPU, the values of so many stay in its cache.
+# Number of cells in a batch. On a CPU, the values of a batch of this size stay in the cache.
 CPU_BATCH, GPU_BATCH = 512, 8192
-# Tokens in a batch of scGPT's encoder.
+# Number of tokens in a batch of scGPT's encoder.
 CPU_TOKENS, GPU_TOKENS = 8192, 1 << 18
 
 
@@ -114,10 +114,10 @@ class OnnxEngine:
         return vectors
 
     def _open_embedding(self, reference: Reference) -> Embedding:
-        """Return the embedding in front of the graph, and open scGPT's encoder if the reference is on scGPT."""
+        """Return the embedding that prepares the input of the graph; for scGPT, also open the graph of the encoder."""
         if reference.embedder.get("kind") != "scgpt":
             return stored_embedding(reference.embedder, reference.part(EMBEDDER), reference.genes, reference.more_genes)
-        # The encoder takes much memory: one batch of tokens at a time, by all threads.
+        # The encoder takes much memory, so all threads work on one batch of tokens at a time.
         self.encoder = open_graph(reference, ENCODER, self.options, threads=worker_count(self.options))
         vocabulary = Vocabulary.from_json(self.encoder.metadata.get("vocabulary", ""))
         if vocabulary.sha256 != reference.embedder.get("sha256"):

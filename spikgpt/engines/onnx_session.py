@@ -20,7 +20,7 @@ from spikgpt.errors import DamagedReference, GraphError, install_command, needs
 from spikgpt.options import EngineOptions
 from spikgpt.reference.json_files import parsed
 
-# ONNX Runtime's providers for each device. TensorRT leaves to CUDA the operators that it does not have.
+# ONNX Runtime's providers for each device. CUDA runs the operators that TensorRT does not have.
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("CUDAExecutionProvider",),
@@ -34,9 +34,9 @@ REMEDY = "Run `spikgpt doctor`, or pass provider 'cpu' or 'auto'."
 class Session:
     """An open graph that runs on ``threads`` threads within a batch.
 
-    ``content`` is the graph. :func:`spikgpt.engines.read_graph.read_graph` checks the graph first, unless it is
-    ``trusted``: built by this library. A GraphError is raised if ONNX Runtime is missing, installed twice, too old for
-    the graph, or has no such device.
+    ``content`` holds the bytes of the graph. A graph that this library built is ``trusted``. Any other graph is first
+    checked by :func:`spikgpt.engines.read_graph.read_graph`. A GraphError is raised if ONNX Runtime is missing,
+    installed twice or too old for the graph, or does not support the device.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Session:
     def from_files(
         cls, files: Mapping[str, bytes], name: str, options: EngineOptions | None = None, *, threads: int = 1
     ) -> Session:
-        """Open a graph among the verified files of a reference.
+        """Open the graph ``name`` among the verified files of a reference.
 
-        A graph whose metadata has other labels, thresholds or genes than the files is a DamagedReference.
+        A DamagedReference is raised if the metadata of the graph has other labels, thresholds or genes than the files.
         """
         session = cls(files[name], options, threads=threads)
         for file in ("labels.json", "thresholds.json"):
@@ -75,9 +75,9 @@ class Session:
         return session
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """Run one batch and return every output by name; several threads may call this at a time.
+        """Run one batch and return every output by name; several threads may call this method at the same time.
 
-        ``inputs`` are arrays by the names of :mod:`spikgpt.engines.contract`. Inputs with a default may be left out.
+        ``inputs`` maps the names of :mod:`spikgpt.engines.contract` to arrays. Inputs with a default may be left out.
         """
         session = self._usable_session()
         feeds = {name: np.asarray(array, dtype=self._dtypes.get(name), order="C") for name, array in inputs.items()}
@@ -101,7 +101,7 @@ class Session:
         return dict(zip(self._outputs, outputs, strict=True))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state of a copy: the graph, without the open session."""
+        """Return the attributes for a copy or a pickle, without the open session."""
         return vars(self) | {"_session": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -119,9 +119,9 @@ class Session:
 
 
 def _forget_sessions() -> None:
-    """Make a forked process open its graphs again, as the threads of the open sessions stayed in the other process.
+    """Make a forked process open its graphs again, as the threads of the open sessions stayed in the parent process.
 
-    The old sessions are never freed: freeing a session waits for its threads for ever.
+    The old sessions are never freed, because freeing a session waits for its threads for ever.
     """
     global _OPENING
     _OPENING = threading.Lock()
@@ -147,7 +147,7 @@ def onnxruntime_module() -> ModuleType:
         )
         raise GraphError(msg)
     try:
-        # Without this, newer versions write an identifier of the machine into the home folder and report to Microsoft.
+        # Else newer ONNX Runtimes write an identifier of the machine into the home folder and report to Microsoft.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
     except ImportError as error:
@@ -180,7 +180,7 @@ def _open(content: bytes, options: EngineOptions, threads: int) -> tuple[Any, st
 
 
 def _open_on(onnxruntime: ModuleType, content: bytes, options: EngineOptions, provider: str, threads: int) -> Any:
-    """Return a session of onnxruntime on one provider; a provider that is not there is a GraphError."""
+    """Return a session of onnxruntime on one provider; raise GraphError if the provider does not work here."""
     names = PROVIDERS[provider]
     if names[0] not in onnxruntime.get_available_providers():
         msg = (
@@ -190,20 +190,20 @@ def _open_on(onnxruntime: ModuleType, content: bytes, options: EngineOptions, pr
         )
         raise GraphError(msg)
     settings = onnxruntime.SessionOptions()
-    # Fatal errors only: others are raised, and a missing GPU is reported below.
+    # Only fatal errors are logged, because other errors are raised, and a missing GPU is reported below.
     settings.log_severity_level = 4
     settings.intra_op_num_threads = threads
     settings.enable_cpu_mem_arena = options.memory_arena
     if provider != "cpu" and options.whole_graph:
-        # Without this, ONNX Runtime silently runs on the CPU the operators that the GPU does not have.
+        # Without this entry, ONNX Runtime silently runs operators that the GPU does not have on the CPU.
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     provider_options: dict[str, Any] = {}
     if provider == "tensorrt" and options.engine_cache is not None:
         provider_options = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(options.engine_cache)}
     try:
         providers = [(names[0], provider_options), *((name, {}) for name in names[1:])]
-        # Graphs that name other files are refused before. As a second guard, versions of ONNX Runtime with this
-        # setting look for such files in an empty folder, not in the working directory.
+        # Graphs that name other files have been refused already. As a second guard, versions of ONNX Runtime with
+        # this setting look for the named files in an empty folder, not in the working directory.
         with tempfile.TemporaryDirectory() as empty:
             settings.add_session_config_entry(EXTERNAL_FOLDER, empty)
             session = onnxruntime.InferenceSession(content, settings, providers)

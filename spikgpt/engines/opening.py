@@ -28,9 +28,10 @@ def open_engine(
 ) -> Engine:
     """Return the engine of a reference.
 
-    ``auto`` is ONNX Runtime if it is installed and the reference has the graph. Otherwise ``auto`` is NumPy, or torch
-    for a reference on scGPT. ``scgpt`` is the folder of the checkpoint, if the reference neither contains it nor names
-    a repository; torch runs the checkpoint. ``hub`` downloads a checkpoint that the reference names.
+    The engine ``auto`` is ONNX Runtime if ONNX Runtime is installed, the reference has the graph, and ``scgpt`` is
+    None. Otherwise ``auto`` is NumPy, or torch for a reference on scGPT. ``scgpt`` is the folder of the checkpoint, for
+    a reference that neither contains the checkpoint nor names its repository. ``hub`` downloads a checkpoint that the
+    reference names.
 
     Raises
     ------
@@ -39,9 +40,9 @@ def open_engine(
     GraphError
         When a graph is missing or cannot be run.
     CheckpointError
-        When scGPT is missing, or is another one.
+        When the scGPT checkpoint is missing, or is not the checkpoint that the reference was trained with.
     DamagedReference
-        When files do not fit together.
+        When the files of the reference do not fit together.
     """
     options = options or EngineOptions()
     engine: str = options.engine
@@ -67,7 +68,7 @@ def torch_engine(
     hub: Hub | None = None,
     source: ScGPTSource | None = None,
 ) -> TorchEngine:
-    """Return the torch engine of a reference; see :func:`open_engine`. ``source`` is an scGPT that is already open."""
+    """Return the torch engine of a reference; see :func:`open_engine`. ``source`` is an open scGPT checkpoint."""
     with needs():
         import torch
 

@@ -1,4 +1,8 @@
-"""Compress arrays without loss: bytes of equal significance side by side, and the logs of a cell as few numbers."""
+"""Compress arrays without loss, for the file of a query model.
+
+Bytes of equal significance are stored side by side. The log expression of a cell is stored as whole multiples of one
+factor.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +15,22 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-# Parts of a packed sparse matrix.
+# Names of the arrays of a split matrix: number of levels of each row, index of the level of each value, difference of
+# the column of each value from the previous column, and number of values of each row.
 OF_ROW, CODES, STEPS, STARTS = "levels_of_row", "codes", "steps", "starts"
-# Parts of its values: the smallest value of each row, and for each level a whole multiple and a rounding error.
+# Names of the arrays of the levels: smallest level of each row, and whole multiple and rounding error of each level.
 SMALLEST, MULTIPLES, ERRORS = "smallest", "multiples", "errors"
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """Type and shape of a packed array."""
+    """Type and shape that an array had before packing."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
 def pack(array: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], Layout]:
-    """Return the compressed bytes of an array, and its layout; whole numbers take the fewest bytes that hold them."""
+    """Return the compressed bytes of an array, and its layout; integers are stored in the smallest sufficient type."""
     layout = Layout(array.dtype.str, array.shape)
     if array.dtype.kind in "iu" and array.size:
         array = array.astype(np.promote_types(np.min_scalar_type(array.min()), np.min_scalar_type(array.max())))
@@ -45,7 +50,7 @@ def unpack(packed: npt.NDArray[np.uint8], layout: Layout) -> npt.NDArray[Any]:
 
 
 def split_rows(matrix: sparse.csr_matrix) -> dict[str, npt.NDArray[Any]]:
-    """Return a sparse matrix whose rows hold few different values, as logs of counts do, as arrays of small numbers.
+    """Split a sparse matrix with few distinct values in each row, such as logs of counts, into arrays of small numbers.
 
     The levels of a row are its distinct values. The arrays hold the levels (see :func:`_split_levels`) and the number
     of levels of each row. For each stored value, the arrays hold the index of its level, and the difference of its
@@ -62,7 +67,7 @@ def split_rows(matrix: sparse.csr_matrix) -> dict[str, npt.NDArray[Any]]:
     codes[order] = np.cumsum(new) - 1 - first_level[of_rows]
     steps = np.diff(matrix.indices.astype(np.int64), prepend=0)
     firsts = matrix.indptr[:-1][np.diff(matrix.indptr) > 0]
-    steps[firsts] = matrix.indices[firsts]  # the first value of a row has none before it
+    steps[firsts] = matrix.indices[firsts]  # the first value of a row has no previous column
     return {
         **_split_levels(ordered[new], of_row),
         OF_ROW: of_row,
@@ -73,7 +78,7 @@ def split_rows(matrix: sparse.csr_matrix) -> dict[str, npt.NDArray[Any]]:
 
 
 def joined_rows(parts: Mapping[str, npt.NDArray[Any]], n_columns: int) -> sparse.csr_matrix:
-    """Return the sparse matrix of :func:`split_rows`."""
+    """Return the sparse matrix from its arrays: the inverse of :func:`split_rows`."""
     counts = parts[STARTS]
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     first_level = np.cumsum(parts[OF_ROW]) - parts[OF_ROW]
@@ -96,7 +101,7 @@ def _split_levels(levels: npt.NDArray[Any], of_row: npt.NDArray[Any]) -> dict[st
     factors = np.repeat(_factors(smallest), of_row[of_row > 0])
     with np.errstate(over="ignore", invalid="ignore"):
         multiples = np.rint(np.expm1(levels.astype(np.float64)) / factors)
-    # No count is larger; values that are no logs of counts have no multiple.
+    # Counts are below 2**31. Values that are not logs of counts get the multiple 0.
     multiples = np.where((multiples > 0) & (multiples < 2**31), multiples, 0).astype(np.int64)
     errors = _bits(levels) - _bits(_logs(multiples, factors, levels.dtype))
     return {SMALLEST: smallest, MULTIPLES: multiples, ERRORS: errors}
@@ -115,7 +120,7 @@ def _joined_levels(parts: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
 
 
 def _factors(smallest: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return the factor of each row from its smallest level; 1 if it has none."""
+    """Return the factor f of each row from its smallest level; 1 if the level gives no positive, finite factor."""
     with np.errstate(over="ignore"):
         factors = np.expm1(smallest.astype(np.float64))
     return np.where((factors > 0) & np.isfinite(factors), factors, 1.0)
@@ -127,5 +132,5 @@ def _logs(multiples: npt.NDArray[Any], factors: npt.NDArray[np.float64], dtype: 
 
 
 def _bits(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return the bit patterns of floats as whole numbers."""
+    """Return the bit patterns of floats as integers."""
     return np.ascontiguousarray(values).view(f"i{values.itemsize}").astype(np.int64)

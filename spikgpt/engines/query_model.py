@@ -1,4 +1,4 @@
-"""Model of a query, fitted to a sample of its cells: it scores any cell of the query alone and in any order."""
+"""Model of a query, fitted to a sample of its cells. The model scores each cell of the query alone, in any order."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ class QueryModel:
     Attributes
     ----------
     scale
-        Gene means and deviations that scale the cells; None where the embedding has no scale.
+        Mean and standard deviation of each gene, to scale the cells; None if the embedding has no scale.
     pca
-        Principal components in which neighbours are searched; None where the network's vectors take their place.
+        Principal components in which neighbours are searched; None if the network's vectors are used instead.
     smoother
-        The sample: row numbers, coordinates and probabilities.
+        Row numbers, coordinates, probabilities and neighbours of the sample.
     lda
         Linear discriminant analysis of the query; None without smoothing.
     scorer, averager
-        Computation of the scores for Unknown; None for a reference of format 1.
+        Objects that compute the scores for Unknown; None for a reference of format 1.
     match
         Agreement of the labels with the reference in each batch; None for a reference of format 1.
     scores
@@ -65,7 +65,7 @@ class QueryModel:
     comparison
         Comparison of the labels with those of the reference; None without expression.
     rule, compatibility
-        Rule for Unknown, and compatibility with the reference, once thresholds are set.
+        Rule for Unknown, and compatibility with the reference; None until :meth:`with_rule` sets both.
     """
 
     scale: Scale | None
@@ -95,21 +95,21 @@ class QueryModel:
         report: InputReport,
         options: AnnotateOptions,
     ) -> QueryModel:
-        """Fit to a sample of a query's cells.
+        """Fit the model to a sample of a query's cells.
 
         Parameters
         ----------
         geometry
-            Labels of the reference; None for a reference of format 1.
+            Position and spread of the reference's labels; None for a reference of format 1.
         sample
-            k cells, none of them empty.
+            The k cells of the sample, none of them empty.
         rows
             Row numbers of the cells in the query, shape (k,), ascending.
         batches
             Index of the batch of each cell, shape (k,); None for one batch. With ``batch_key`` "auto" and one batch,
             the batches are inferred from the cells.
         report
-            Values and genes of the query.
+            Summary of the values and genes of the query.
         """
         embedding = engine.embedding
 
@@ -161,7 +161,7 @@ class QueryModel:
         Parameters
         ----------
         rows
-            Row numbers of the cells in the query, shape (n,). The scores of the sample are not computed again.
+            Row numbers of the cells in the query, shape (n,). Cells of the sample keep the scores from the fit.
         batches
             As for :meth:`fit`. If batches were inferred, a cell is in the batch of most of its neighbours.
         """
@@ -207,7 +207,7 @@ class QueryModel:
         Parameters
         ----------
         check
-            Let all cells be Unknown if the reference does not suit the query.
+            True to make all cells Unknown if the reference does not suit the query.
 
         Raises
         ------
@@ -225,7 +225,7 @@ class QueryModel:
         best, rate = sample.probabilities.argmax(axis=1), thresholds.unknown_rate
         comparison = self.comparison
         if few_genes and comparison is not None:
-            # With few genes, many labels are wrong, so cells of a label differ.
+            # With few genes, many labels are wrong, so the cells of a label differ even with a suitable reference.
             comparison = replace(comparison, cells=None)
         compatibility = check_compatibility(
             comparison,
@@ -238,15 +238,15 @@ class QueryModel:
         return replace(self, rule=rule.reject_all() if refused else rule, compatibility=compatibility)
 
     def calibrated(self, thresholds: Thresholds, probabilities: Floats) -> npt.NDArray[np.float32]:
-        """Return probabilities at the temperature for smoothed cells; without smoothing the network applies its own."""
+        """Return calibrated probabilities; without smoothing, the network has already applied its temperature."""
         calibration = thresholds.smoothed if self.smoothed else None
         return tempered(probabilities, calibration.temperature if calibration else 1.0).astype(np.float32)
 
     def save(self) -> bytes:
         """Return the model as a safetensors file of packed arrays, for another process with the same reference.
 
-        Coordinates, probabilities after smoothing, and averages of scores are left out: :meth:`load` computes them
-        again.
+        Coordinates, probabilities after smoothing, and averages of scores are left out. :meth:`load` computes these
+        three again.
         """
         rule = asdict(replace(self.rule, limits=None, ood=None)) if self.rule else None
         arrays: dict[str, Any] = {"limits": self.rule and self.rule.limits}
@@ -383,14 +383,14 @@ def _fit_unknown(
     markers = [marker for marker in marker_genes(profiles) if marker[0] in allowed]
     match = LabelMatch.fit(logs, best, batches, profiles, markers)
     comparison = Comparison.fit(LabelMeans.fit(logs, best, len(profiles.means)), profiles, markers)
-    # Cells of an excluded type may have any allowed label.
+    # Cells of an excluded type may have any allowed label, so their agreement with the label means nothing.
     if geometry.allowed is None:
         comparison = replace(comparison, cells=CellAgreement.fit(scorer, best, neighbours))
     return _UnknownFit(scorer, averager, match, comparison, scores)
 
 
 def _batches_note(batches: Integers) -> tuple[str, ...]:
-    """Return a note on batches that were inferred from a sample of cells, if there are several."""
+    """Return a note on the batches that were inferred from a sample of cells; an empty tuple for one batch."""
     if not batches.any():
         return ()
     sizes = ", ".join(str(cells) for cells in sorted(np.bincount(batches), reverse=True))
@@ -403,7 +403,7 @@ def _batches_note(batches: Integers) -> tuple[str, ...]:
 
 
 def _coordinates(pca: QueryPCA | None, output: NetworkOutput, logs: sparse.csr_matrix | None) -> Floats:
-    """Return the coordinates in which neighbours are searched, shape (n, D)."""
+    """Return the coordinates for the search of neighbours, shape (n, D): principal components, else vectors."""
     return output.vectors if pca is None or logs is None else pca.transform(logs)
 
 

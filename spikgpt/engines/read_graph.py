@@ -1,4 +1,4 @@
-"""Read an untrusted graph as plain data, before ONNX Runtime opens it.
+"""Read an untrusted graph as plain data, before ONNX Runtime opens the graph.
 
 A graph may only have parts that this library's builder emits: no other operators, no external weights, no subgraphs.
 """
@@ -11,11 +11,11 @@ from onnx import AttributeProto, TensorProto
 
 from spikgpt.errors import GraphError, printable
 
-# Version of the operators, and of the file format: the oldest with every operator, so that old runtimes load the graph
-# (ONNX 1.13 and 1.14, of 2022 and 2023).
+# Version of the operator set, and version of the file format. Both are the oldest with every operator, so that old
+# runtimes can load the graph (ONNX 1.13 and 1.14, of 2022 and 2023).
 OPSET, IR_VERSION = 18, 8
 
-# The operators that the builder emits. Tile of the literal form is left out, as it could fill the memory.
+# Operators that the builder emits. The operator Tile of the literal form is not allowed, as it could fill the memory.
 OPERATORS = frozenset(
     """
     Add And ArgMax Cast Clip Div Gather Gemm Greater GreaterOrEqual Identity LayerNormalization Less LessOrEqual Log
@@ -23,18 +23,19 @@ OPERATORS = frozenset(
     Slice Softmax Split Squeeze Sub Sum ThresholdedRelu Transpose Unsqueeze Where Xor
     """.split()
 )
-# Attributes are numbers and lists of numbers: no tensors, graphs or references to the attributes of functions.
+# Attributes of operators may be numbers and lists of numbers, but not tensors, graphs or references to the attributes
+# of functions.
 ATTRIBUTES = (AttributeProto.FLOAT, AttributeProto.INT, AttributeProto.FLOATS, AttributeProto.INTS)
 ATTRIBUTE_FIELDS = {"name", "type", "f", "i", "floats", "ints", "doc_string"}
-# Types of constants, and of inputs and outputs.
+# Allowed types of constants, and allowed types of inputs and outputs.
 CONSTANT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.INT8)
 VALUE_TYPES = (TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL)
-# The graph of the deepest network with the most time steps has fewer nodes.
+# Largest number of nodes. The graph of the deepest network with the most time steps has fewer nodes.
 MOST_NODES = 100_000
 
 
 def read_graph(content: bytes, name: str = "The graph") -> onnx.ModelProto:
-    """Return a graph; a part that this library's builder does not emit is a GraphError."""
+    """Return a graph after checking it; raise GraphError for a part that this library's builder does not emit."""
     try:
         model = onnx.load_from_string(content)
         problem = _problem(model)
@@ -47,7 +48,7 @@ def read_graph(content: bytes, name: str = "The graph") -> onnx.ModelProto:
 
 
 def _problem(model: onnx.ModelProto) -> str:
-    """Return the first part of a graph that is not allowed, in words; an empty text if there is none."""
+    """Return a phrase on the first part of a graph that is not allowed; an empty text if all parts are allowed."""
     graph = model.graph
     if not graph.node or model.ir_version > IR_VERSION:
         return f"is no ONNX graph, or one of IR version {model.ir_version}; expected nodes, and at most {IR_VERSION}"

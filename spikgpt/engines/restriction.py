@@ -1,9 +1,9 @@
 """Restriction of a reference to some of its labels: the types that a query can have.
 
 Probabilities and energy are those of the allowed labels. The in-distribution score compares a cell with the centroids
-and profiles of these labels. So a cell of an excluded type becomes Unknown if it is unlike all allowed labels. Genes
-keep their weights among all labels. So the restriction hardly changes the in-distribution scores of cells of allowed
-types, and the calibration of these scores.
+and profiles of these labels. So a cell of an excluded type becomes Unknown if it is unlike all allowed labels. The
+weights of genes are still computed from all labels. So the restriction hardly changes the in-distribution scores of
+cells of allowed types, and hardly changes the calibration of these scores.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from spikgpt.options import AnnotateOptions
 from spikgpt.reference.files import Reference
 from spikgpt.types import Integers, NetworkOutput, OnCells, Scale
 
-# Least number of labels: scores compare a label with the others.
+# Lowest number of allowed labels, because scores compare a label with the other labels.
 LEAST_LABELS = 2
-# Labels that a message names.
+# Largest number of labels that a message names.
 SHOWN = 30
 
 
@@ -64,7 +64,7 @@ def excluded_labels(reference: Reference, engine: Engine) -> tuple[str, ...]:
 
 
 def find_labels(texts: Sequence[str], names: Sequence[str], option: str, *, source: str = "the reference") -> list[str]:
-    """Return the labels that texts name: each is a label, or several labels separated by commas.
+    """Return the labels that texts name: each text is one label, or several labels separated by commas.
 
     Labels may contain commas themselves; the longest possible label is taken. ``source`` names the reference in errors.
 
@@ -77,7 +77,7 @@ def find_labels(texts: Sequence[str], names: Sequence[str], option: str, *, sour
 
 
 def _split(text: str, names: Sequence[str], option: str, source: str) -> Iterator[str]:
-    """Yield the labels in a text."""
+    """Yield the labels in a text, which is one label, or several labels separated by commas."""
     if text in names:
         yield text
         return
@@ -95,7 +95,7 @@ def _split(text: str, names: Sequence[str], option: str, source: str) -> Iterato
 
 
 def _suggestion(label: str, names: Sequence[str]) -> str:
-    """Return a question with the most similar label, or else the labels that are possible."""
+    """Return a hint for a wrong label: the most similar label, or else a list of the reference's labels."""
     folded = {name.casefold(): name for name in reversed(names)}
     if near := difflib.get_close_matches(label.casefold(), list(folded), n=1, cutoff=0.5):
         return f"Did you mean {folded[near[0]]!r}?"
@@ -105,7 +105,7 @@ def _suggestion(label: str, names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class RestrictedEngine:
-    """Engine whose probabilities and energies are those of some labels alone; all other probabilities are 0.
+    """Engine that computes probabilities and energies from the allowed labels alone; other probabilities are 0.
 
     Attributes
     ----------

@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 class TorchThread:
-    """Run functions one after another in a separate thread, a new thread in each process."""
+    """Run functions one after another in a separate thread; a forked process gets a new thread."""
 
     def __init__(self) -> None:
         self._renew()
@@ -30,7 +30,7 @@ class TorchThread:
             )
 
     def run(self, function: Callable[[], Result]) -> Result:
-        """Return the result of a function, run with the number of torch threads of the caller."""
+        """Run a function in the thread, with the caller's number of torch threads, and return its result."""
         threads = torch.get_num_threads()
 
         def call() -> Result:

@@ -1,4 +1,4 @@
-"""The engine that runs the trained network in torch, in float64; exported graphs are compared with it."""
+"""The engine that runs the trained network in torch, in float64; exported graphs are compared with this engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from spikgpt.engines.scgpt.source import ScGPTSource
 from spikgpt.engines.thread import TORCH_THREAD
 from spikgpt.types import Bools, Floats, InputReport, NetworkOutput, OnCells, Scale
 
-# Cells in a batch: larger batches take more memory and are no faster.
+# Number of cells in a batch. Larger batches take more memory and are no faster.
 BATCH = 1024
 
 
@@ -31,8 +31,8 @@ BATCH = 1024
 class TorchEngine:
     """Run a trained classifier on the vectors of its embedding.
 
-    Logits are divided by ``temperature``. ``source`` is the checkpoint of an embedding by scGPT, and ``settings`` holds
-    the options of its network.
+    Logits are divided by ``temperature``. For an embedding by scGPT, ``source`` is the checkpoint, and ``settings`` are
+    the options for running its network.
     """
 
     embedding: Embedding
@@ -71,8 +71,8 @@ class TorchEngine:
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return label probabilities, shape (n, L), and energies, shape (n,), of embedded cells, shape (n, dim).
 
-        An energy is the log of the summed exponentials of the logits. In float64, the batch size changes rounding too
-        little to move a spike.
+        An energy is the log of the summed exponentials of the logits. The batch size changes rounding errors, but in
+        float64 too little to change a spike.
         """
         rows, energies = [np.empty((0, self.classifier.config.n_labels))], [np.empty(0)]
         for start in range(0, len(vectors), batch_size):
@@ -93,12 +93,12 @@ class TorchEngine:
         return {name: tensor.numpy() for name, tensor in self.classifier.state_dict().items()}
 
     def folded_weights(self) -> dict[str, Floats]:
-        """Return the weights with every BatchNorm folded, by the trained network's own code."""
+        """Return the weights by name, after the network has folded every BatchNorm into its linear layer."""
         return {name: tensor.numpy() for name, tensor in self._folded.state_dict().items()}
 
     @cached_property
     def _folded(self) -> SpikingClassifier:
-        """Return the classifier for inference: float64, collapsed, every BatchNorm folded."""
+        """Classifier for inference, in float64, with every BatchNorm folded into its linear layer."""
         return SpikingClassifier.from_weights(self.classifier.config, self.classifier.state_dict()).double().folded()
 
 
@@ -139,7 +139,7 @@ def embed_query(
     aligned = joined(list(query.chunks))
     ids, values = source.vocabulary.gene_ids, aligned.values
     if settings.tokenizer is not None:
-        # Upstream draws for one gene after another, in the query's order.
+        # The scgpt package draws random numbers for one gene after another, in the order of the query.
         var = find_expression(cells, layer=layer, gene_key=gene_key).var
         columns = match_genes(var, source.vocabulary.genes, minimum_share=0, gene_key=gene_key).columns
         order = np.argsort(np.where(aligned.genes_present, columns, cells.n_vars), kind="stable")

@@ -31,9 +31,9 @@ def open_graph(reference: Reference, name: str, options: EngineOptions | None = 
     Raises
     ------
     GraphError
-        When there is no such graph, or it cannot be run.
+        When the reference has no such graph, or the graph cannot be run.
     DamagedReference
-        When the graph is not the one that the weights make.
+        When the graph differs from the graph that is built from the weights.
     """
     if name not in reference.files:
         msg = f"This reference has no {name}; make it with: spikgpt export MODEL --out FOLDER"
@@ -63,7 +63,7 @@ def open_graph(reference: Reference, name: str, options: EngineOptions | None = 
 
 
 def is_verified(reference: Reference, name: str) -> bool:
-    """Return whether a graph was compared with its weights before."""
+    """Return True if the graph was compared with the weights before, and agreed with the weights."""
     try:
         return _marker(reference, name).is_file()
     except (OSError, RuntimeError):
@@ -71,15 +71,19 @@ def is_verified(reference: Reference, name: str) -> bool:
 
 
 def mark_verified(reference: Reference, name: str) -> None:
-    """Record that a graph is the one that its weights make, if the cache folder can be written."""
-    with suppress(OSError, RuntimeError):  # a RuntimeError: there is no home folder
+    """Record in the cache folder that a graph agrees with the weights; do nothing if the folder cannot be written."""
+    with suppress(OSError, RuntimeError):  # RuntimeError if there is no home folder
         marker = _marker(reference, name)
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
 
 
 def _marker(reference: Reference, name: str) -> Path:
-    """Return the path of the file that marks a graph; the parity report holds the sha256 of graph and sources."""
+    """Return the path of the empty file that marks a graph as verified.
+
+    The name of the file is a digest of ``config.json`` and of the parity report, which holds the sha256 of the graph
+    and of its source files.
+    """
     digest = hashlib.sha256(f"{__version__}/{name}/".encode())
     for file in (PARITY, "config.json"):
         digest.update(hashlib.sha256(reference.files[file]).digest())

@@ -1,7 +1,7 @@
 """scGPT checkpoints: a folder with ``args.json`` (sizes), ``vocab.json`` (token to index) and the weights.
 
-The weights are data: ``best_model.pt`` of the scgpt package is read with ``weights_only=True``, so nothing in the file
-is executed. ``model.safetensors`` is written by this package.
+The scgpt package writes the weights as ``best_model.pt``, and this package writes them as ``model.safetensors``.
+``best_model.pt`` is read with ``weights_only=True``, so no code in the file is executed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ENCODER = ("encoder.", "value_encoder.", "transformer_encoder.")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An scGPT model: sizes, vocabulary (token to index) and weights, with those of other heads."""
+    """An scGPT model: sizes, vocabulary (token to index) and weights, including those of heads for other outputs."""
 
     config: ScGPTConfig
     vocabulary: dict[str, int]
@@ -62,8 +62,8 @@ class Checkpoint:
         return self.with_length(0).genes
 
     def check(self) -> None:
-        """Refuse weights that do not fit the sizes and the vocabulary, or are not finite."""
-        # Checked before the network is built: a small file could state any number of layers.
+        """Raise CheckpointError for weights that do not fit the sizes and the vocabulary, or are not finite."""
+        # This check comes before the network is built, because a small file could state any number of layers.
         layers = len({name.removeprefix(LAYERS).partition(".")[0] for name in self.weights if name.startswith(LAYERS)})
         if layers != self.config.layers:
             msg = (
@@ -97,7 +97,7 @@ class Checkpoint:
             raise CheckpointError(msg)
 
     def encoder(self) -> ScGPTEncoder:
-        """Return the network of the cell embedding in evaluation mode, float32."""
+        """Return the network of the cell embedding, in evaluation mode and in float32."""
         encoder = ScGPTEncoder(self.config, len(self.vocabulary), self.pad_id)
         used = {name: tensor.float() for name, tensor in self.weights.items() if name.startswith(ENCODER)}
         encoder.load_state_dict(used)
@@ -105,7 +105,7 @@ class Checkpoint:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of everything that the embedding depends on."""
+        """Sha256 of the sizes, the vocabulary and the weights of the encoder, which determine the embedding."""
         digest = hashlib.sha256(json.dumps(self.config.to_args(), sort_keys=True).encode())
         digest.update(json.dumps(self.vocabulary, sort_keys=True).encode())
         for name in sorted(name for name in self.weights if name.startswith(ENCODER)):
@@ -115,7 +115,7 @@ class Checkpoint:
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint:
-    """Read an scGPT checkpoint folder, from upstream or from this package.
+    """Read an scGPT checkpoint folder that the scgpt package or this package wrote.
 
     Attention weights may have the names of flash-attn or of PyTorch, with or without ``module.``.
 
@@ -136,7 +136,10 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, target: str | Path, *, upstream: bool = False) -> Path:
-    """Write a new checkpoint folder completely or not at all; with ``upstream``, weights as ``best_model.pt``."""
+    """Write a checkpoint to a new folder, completely or not at all.
+
+    With ``upstream``, the weights are written as ``best_model.pt``, which the scgpt package reads.
+    """
     target = Path(target)
     if target.exists():
         msg = f"{target} exists already; name a new folder for the checkpoint."
@@ -155,7 +158,7 @@ def save_checkpoint(checkpoint: Checkpoint, target: str | Path, *, upstream: boo
 
 
 def _our_name(name: str) -> str:
-    """Return our name of a weight from any of upstream's names."""
+    """Return the name that this package gives to a weight, from any name that the scgpt package gives to it."""
     name = name.removeprefix("module.")
     return name.replace("self_attn.Wqkv.", "self_attn.in_proj.").replace("self_attn.in_proj_", "self_attn.in_proj.")
 
@@ -176,7 +179,7 @@ def _json(path: Path) -> Any:
 
 
 def _vocabulary(content: Any, config: ScGPTConfig, path: Path) -> dict[str, int]:
-    """Return a checked vocabulary; as in upstream, missing special tokens are added at the end."""
+    """Return a checked vocabulary; as in the scgpt package, missing special tokens are added at the end."""
     if not isinstance(content, dict) or not all(isinstance(index, int) for index in content.values()):
         msg = f"{path} does not map tokens to indices. {AGAIN}"
         raise CheckpointError(msg)
@@ -195,7 +198,7 @@ def _vocabulary(content: Any, config: ScGPTConfig, path: Path) -> dict[str, int]
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint under our names."""
+    """Return the weights of a checkpoint under the names of this package."""
     ours, upstream = folder / WEIGHTS, folder / UPSTREAM_WEIGHTS
     if not ours.is_file() and not upstream.is_file():
         msg = f"{folder} has neither {WEIGHTS} nor {UPSTREAM_WEIGHTS}. Name another folder. {AGAIN}"

@@ -1,4 +1,7 @@
-"""Embed many cells in cached shards and batches of similar length, with tokens prepared while the network runs."""
+"""Embed many cells with scGPT, in shards that are cached.
+
+A batch holds cells with similar numbers of tokens. While the network runs, the tokens of the next shard are prepared.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +31,14 @@ if TYPE_CHECKING:  # both import numba
     from spikgpt.embedding.tokens import Tokens
     from spikgpt.engines.scgpt.upstream_tokenizer import UpstreamTokenizer
 
-# Cells per shard, the unit of the cache.
+# Number of cells in a shard. Each shard is one file of the cache.
 SHARD = 128
-# Tokens per batch on a CPU, where larger batches are no faster, and largest number on a GPU.
+# Number of tokens per batch on a CPU, where larger batches are no faster, and largest number of tokens on a GPU.
 CPU_TOKENS, GPU_TOKENS = 8192, 1 << 18
-# Bytes of GPU memory per token and value of its vector, with a margin.
+# Bytes of GPU memory for each value of the vector of a token, with a margin.
 BYTES_A_VALUE = 48
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Increase when the same input gives other vectors, so that old shards are not used.
+# Increase this number when new code gives other vectors for the same input, so that old shards are not used.
 VERSION = 1
 
 
@@ -46,16 +49,16 @@ class RunSettings:
     Attributes
     ----------
     batch_size
-        Cells per batch; by default as many as are fast and fit into memory. The batch size changes vectors only by
-        rounding.
+        Number of cells per batch. None for the fastest number on a CPU, and the largest that fits into memory on a GPU.
+        The batch size changes vectors only by rounding.
     precision
         ``float32``; or ``bfloat16`` or ``float16``, which are faster on a GPU.
     device
-        A torch device; by default a GPU when there is one.
+        Name of a torch device; None for a GPU if there is one, else the CPU.
     cache
-        Folder of finished shards: an interrupted run resumes there, and no cell is embedded twice.
+        Folder of finished shards, so that an interrupted run resumes and no cell is embedded twice. None for no cache.
     tokenizer
-        Upstream's tokenizer, in place of ours; its results are not cached.
+        Tokenizer of the scgpt package; its results are not cached. None for the tokenizer of this package.
     """
 
     batch_size: int | None = None
@@ -82,14 +85,14 @@ def embed_cells(
     settings: RunSettings | None = None,
     on_cells: OnCells | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Return the embedding of every cell, of unit length, shape (n, dim).
+    """Return the embedding of every cell, shape (n, dim); each vector has length 1.
 
     Parameters
     ----------
     values
-        Counts, or other values of which 0 means absent, shape (n, G).
+        Counts, or other values where 0 means that a gene is not expressed, shape (n, G).
     gene_ids
-        Vocabulary index of each column, shape (G,), ascending unless upstream's tokenizer is used.
+        Vocabulary index of each column, shape (G,), ascending unless the tokenizer of the scgpt package is used.
     max_length
         Largest number of tokens of a cell.
     """
@@ -131,7 +134,7 @@ def embed_cells(
 
 
 def device_named(name: str | None) -> torch.device:
-    """Return a torch device that works here; by default a GPU when there is one."""
+    """Return a torch device after a check that it works; with None, a GPU if there is one, else the CPU."""
     try:
         return torch.empty(0, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
     except (RuntimeError, AssertionError) as error:
@@ -142,14 +145,15 @@ def device_named(name: str | None) -> torch.device:
 def _shards(
     checkpoint: Checkpoint, values: sparse.csr_matrix, gene_ids: Rows, max_length: int, settings: RunSettings
 ) -> Iterator[tuple[Rows, Path | None]]:
-    """Yield the cells of each shard, and its file in the cache."""
-    if settings.tokenizer is not None:  # in the order of the cells, as upstream
+    """Yield the row numbers of the cells of each shard, and the shard's file in the cache; None without a cache."""
+    if settings.tokenizer is not None:  # one shard in the order of the cells, as in the scgpt package
         yield np.arange(values.shape[0]), None
         return
     folder = None
     if settings.cache is not None:
         folder = settings.cache / _key(checkpoint, values, gene_ids, f"{VERSION}/{max_length}/{settings.precision}")
-    # Cells of similar length make batches with little padding. The longest come first, as they may exceed the memory.
+    # Batches of cells with similar numbers of tokens have little padding. Cells with the most tokens come first, as
+    # their batches may exceed the memory.
     order = np.argsort(-np.minimum(np.diff(values.indptr), max_length - 1), kind="stable")
     for number, start in enumerate(range(0, len(order), SHARD)):
         yield order[start : start + SHARD], folder / f"{number:06}.safetensors" if folder else None

@@ -1,8 +1,9 @@
 """scGPT's network in plain PyTorch: gene and value embeddings, transformer, cell embedding.
 
-The parameter names are those of the scgpt package. The last layer is computed for ``<cls>`` alone. Gene and value
-embeddings depend on one vocabulary id or bin, so both are precomputed in tables. Source: Cui et al., "scGPT: toward
-building a foundation model for single-cell multi-omics using generative AI", Nature Methods 2024, and scgpt 0.2.4.
+The parameter names are those of the scgpt package. For cell embeddings, the last layer is computed for ``<cls>`` alone.
+A gene embedding depends on one vocabulary id only, and a value embedding on one bin only. So both are computed once for
+all ids and bins. Source: Cui et al., "scGPT: toward building a foundation model for single-cell multi-omics using
+generative AI", Nature Methods 2024, and scgpt 0.2.4.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from torch.nn.functional import normalize, relu, scaled_dot_product_attention
 from spikgpt.embedding.vocabulary import LOWEST_VALUE, MOST_BINS
 from spikgpt.errors import CheckpointError
 
-# Largest allowed sizes; the published models have 512 values, 8 heads, 12 layers and 51 bins.
+# Largest allowed sizes. The published models have vectors of 512 values, 8 heads, 12 layers and 51 bins.
 MOST = {"dim": 2**14, "heads": 2**10, "hidden": 2**16, "layers": 1000, "n_bins": MOST_BINS}
-# Names in args.json.
+# Names of the sizes in args.json.
 FIELDS = {"dim": "embsize", "heads": "nheads", "hidden": "d_hid", "layers": "nlayers", "dropout": "dropout"}
 
 
@@ -55,7 +56,7 @@ class ScGPTConfig:
 
     @classmethod
     def from_args(cls, args: Any) -> ScGPTConfig:
-        """Return the sizes in the content of ``args.json``; a network of an unsupported kind is refused."""
+        """Return the sizes in the content of ``args.json``; raise CheckpointError for an unsupported network."""
         if not isinstance(args, dict):
             msg = f"args.json holds {type(args).__name__}; expected an object with {', '.join(FIELDS.values())}."
             raise CheckpointError(msg)
@@ -66,11 +67,11 @@ class ScGPTConfig:
         values: dict[str, Any] = {field: args.get(name) for field, name in FIELDS.items()}
         values["dropout"] = args.get("dropout", 0.0)
         for field in ("pad_value", "mask_value", "n_bins"):
-            # Upstream's embedding always uses 51 bins. The value is null where a training did not set it.
+            # A value is null if the training did not set it. The scgpt package always embeds with 51 bins.
             values[field] = getattr(cls, field) if args.get(field) is None else args[field]
         for field, value in values.items():
             whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-            # Larger numbers would overflow below.
+            # Larger numbers would overflow in later checks.
             whole = whole and abs(value) < 2**63
             if isinstance(value, bool) or not (whole or (field == "dropout" and isinstance(value, float))):
                 msg = f"args.json has {FIELDS.get(field, field)} = {repr(value)[:42]}; expected a number."
@@ -80,7 +81,7 @@ class ScGPTConfig:
         return cls(**values, pad_token=str(pad_token))
 
     def to_args(self) -> dict[str, Any]:
-        """Return the content of ``args.json``, with all fields that upstream's loader needs."""
+        """Return the content of ``args.json``, with all fields that the scgpt package needs to load a model."""
         return {name: getattr(self, field) for field, name in FIELDS.items()} | {
             "n_layers_cls": 3,
             "pad_token": self.pad_token,
@@ -100,13 +101,13 @@ class GeneEncoder(nn.Module):
         self.enc_norm = nn.LayerNorm(dim)
 
     def forward(self, genes: Tensor) -> Tensor:
-        """Return vectors: (n, length) to (n, length, dim)."""
+        """Return the vectors of vocabulary ids, shape (n, length, dim), from ids of shape (n, length)."""
         vectors: Tensor = self.enc_norm(self.embedding(genes))
         return vectors
 
 
 class ValueEncoder(nn.Module):
-    """Embedding of bins as numbers, by two linear layers and a layer norm."""
+    """Embedding of bins, which enter as numbers, by two linear layers and a layer norm."""
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
@@ -116,7 +117,10 @@ class ValueEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, bins: Tensor) -> Tensor:
-        """Return vectors: (n, length) to (n, length, dim). As in upstream, values above 512 count as 512."""
+        """Return the vectors of bins, shape (n, length, dim), from bins of shape (n, length).
+
+        As in the scgpt package, bins above 512 count as 512.
+        """
         values = bins.to(self.linear1.weight.dtype).clamp(max=512)[..., None]
         vectors: Tensor = self.dropout(self.norm(self.linear2(relu(self.linear1(values)))))
         return vectors
@@ -132,9 +136,10 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(config.dim, config.dim)
 
     def forward(self, vectors: Tensor, attended: Tensor | None, queries: int | None) -> Tensor:
-        """Return the attention of the first ``queries`` tokens, by default all: (n, length, dim) to (n, queries, dim).
+        """Return the attention output of the first ``queries`` tokens, or of all if None, shape (n, queries, dim).
 
-        ``attended``, (n, 1, 1, length), is False for padding.
+        ``vectors`` has shape (n, length, dim). ``attended``, shape (n, 1, 1, length), is False for padding; None
+        without padding.
         """
         dim = vectors.shape[-1]
 
@@ -156,7 +161,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """One layer of the transformer, normalised after each half."""
+    """One layer of the transformer, with a layer norm after the attention and after the linear layers."""
 
     def __init__(self, config: ScGPTConfig) -> None:
         super().__init__()
@@ -167,7 +172,10 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, vectors: Tensor, attended: Tensor | None, queries: int | None = None) -> Tensor:
-        """Return the vectors of the first ``queries`` tokens: (n, length, dim) to (n, queries, dim)."""
+        """Return the new vectors of the first ``queries`` tokens, shape (n, queries, dim).
+
+        Parameters are those of :meth:`Attention.forward`.
+        """
         mixed = self.norm1(vectors[:, :queries] + self.dropout(self.self_attn(vectors, attended, queries)))
         hidden = self.dropout(relu(self.linear1(mixed)))
         result: Tensor = self.norm2(mixed + self.dropout(self.linear2(hidden)))
@@ -175,7 +183,7 @@ class Layer(nn.Module):
 
 
 class ScGPTEncoder(nn.Module):
-    """Encoder of cells from ``n_tokens`` tokens in the vocabulary, with ``pad_id`` for padding."""
+    """Transformer of scGPT for a vocabulary of ``n_tokens`` tokens, where ``pad_id`` is the index of padding."""
 
     def __init__(self, config: ScGPTConfig, n_tokens: int, pad_id: int) -> None:
         super().__init__()
@@ -187,12 +195,15 @@ class ScGPTEncoder(nn.Module):
         self._value_table: Tensor | None = None
 
     def forward(self, genes: Tensor, bins: Tensor) -> Tensor:
-        """Return the vector of every token, (n, length, dim), from genes and bins, each (n, length)."""
+        """Return the vector of every token, shape (n, length, dim), from genes and bins, each of shape (n, length)."""
         return self._transformed(self.encoder(genes) + self.value_encoder(bins), genes)
 
     @torch.inference_mode()
     def embed(self, genes: Tensor, bins: Tensor) -> Tensor:
-        """Return the unit vector of ``<cls>`` of each cell, (n, dim), in float32, from genes and bins (n, length)."""
+        """Return the vector of ``<cls>`` of each cell, scaled to length 1, shape (n, dim), in float32.
+
+        ``genes`` and ``bins`` have shape (n, length).
+        """
         if self._gene_table is None or self._value_table is None:
             self._lowest = min(self.config.pad_value, self.config.mask_value)
             every_bin = torch.arange(self._lowest, self.config.n_bins + 1, device=genes.device)
@@ -202,7 +213,7 @@ class ScGPTEncoder(nn.Module):
         return normalize(self._transformed(vectors, genes, queries=1)[:, 0].float(), dim=1)
 
     def _transformed(self, vectors: Tensor, genes: Tensor, queries: int | None = None) -> Tensor:
-        """Return the last layer's vectors of the first ``queries`` tokens: (n, length, dim) to (n, queries, dim)."""
+        """Return the last layer's vectors of the first ``queries`` tokens, shape (n, queries, dim); None for all."""
         padding = genes == self.pad_id
         attended = ~padding[:, None, None, :] if bool(padding.any()) else None  # (n, 1, 1, length)
         *lower, last = cast("nn.ModuleList", self.transformer_encoder["layers"])

@@ -1,4 +1,4 @@
-"""Origin of the scGPT checkpoint of a reference: opening, settings in the reference, and opening again."""
+"""scGPT checkpoint of a reference: open it for training, store its settings, and open it again from the settings."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from spikgpt.reference.json_files import converted
 from spikgpt.types import Floats
 
 KIND = "scgpt"
-# Largest number of tokens of a cell, as in upstream.
+# Largest number of tokens of a cell, as in the scgpt package.
 MAX_LENGTH = 1200
 
 
 class StoredSettings(msgspec.Struct, omit_defaults=True):
-    """Settings in ``config.json``; the last two fields only for a checkpoint inside the reference."""
+    """Settings of scGPT in ``config.json``; the last two fields are set for a checkpoint inside the reference only."""
 
     source: str
     revision: str | None
@@ -57,7 +57,7 @@ class ScGPTSource:
         return self.checkpoint.with_length(self.max_length)
 
     def encoder(self) -> EncoderWeights:
-        """Return the weights of the network, for graphs."""
+        """Return the weights of the network, from which ONNX graphs are built."""
         config = self.checkpoint.config
         weights = {name: weight.float().numpy() for name, weight in self.checkpoint.weights.items()}
         return EncoderWeights(
@@ -74,7 +74,7 @@ class ScGPTSource:
         return {"kind": KIND, **msgspec.to_builtins(stored)}
 
     def tensors(self) -> dict[str, Floats]:
-        """Return the weights of a bundled checkpoint, else no tensors."""
+        """Return the weights of a bundled checkpoint by name; an empty dict for a checkpoint that is not bundled."""
         if not self.bundled:
             return {}
         return {n: w.float().numpy() for n, w in self.checkpoint.weights.items() if n.startswith(ENCODER)}
@@ -94,7 +94,7 @@ class ScGPTSource:
         Parameters
         ----------
         genes
-            Genes of a bundled checkpoint.
+            Genes of the vocabulary of a bundled checkpoint.
         scgpt
             Folder of the checkpoint, if the reference neither contains it nor names a repository.
         hub
@@ -103,7 +103,7 @@ class ScGPTSource:
         Raises
         ------
         CheckpointError
-            When the checkpoint is missing, or is another one.
+            When the checkpoint is missing, or is not the checkpoint that the reference was trained with.
         """
         stored = converted(dict(settings), "The scgpt embedder of config.json", StoredSettings)
         if stored.bundled:

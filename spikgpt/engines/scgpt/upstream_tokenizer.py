@@ -1,4 +1,4 @@
-"""Tokens of cells by the random draws of the scgpt package, for exact comparison."""
+"""Tokenizer with the same random draws as the scgpt package, for an exact comparison with that package."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from spikgpt.embedding.tokens import Tokens
 
 
 class UpstreamTokenizer:
-    """Tokenizer that draws as ``scgpt.data_collator.DataCollator`` (version 0.2.4), in one process.
+    """Tokenizer with the random draws of ``scgpt.data_collator.DataCollator`` (version 0.2.4) in one process.
 
-    ``numpy_seed`` and ``torch_seed`` are the seeds that upstream sets before the first batch.
+    ``numpy_seed`` and ``torch_seed`` are the seeds that the scgpt package sets before the first batch.
     """
 
     def __init__(self, numpy_seed: int, torch_seed: int) -> None:
@@ -30,7 +30,7 @@ class UpstreamTokenizer:
         n_bins: int = 51,
         max_length: int = 1200,
     ) -> Tokens:
-        """Return the tokens of cells; see :func:`spikgpt.embedding.tokens.tokenise`. Columns are in any order."""
+        """Return the tokens of cells; see :func:`spikgpt.embedding.tokens.tokenise`. Any order of columns works."""
         genes, bins = [], []
         for cell in range(values.shape[0]):
             row = slice(values.indptr[cell], values.indptr[cell + 1])

@@ -1,4 +1,4 @@
-"""Read the weights of a checkpoint as named tensors, and refuse files that state more than they hold."""
+"""Read the weights of a checkpoint as named tensors, and refuse files that state far larger tensors than they hold."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from torch import Tensor
 
 from spikgpt.errors import CheckpointError
 
-# Names under which some trainings save the weights, beside the state of the optimiser.
+# Names under which some training programs save the weights, beside the state of the optimiser.
 NESTED = ("model_state_dict", "state_dict", "model")
 # Allowed types of weights.
 TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# Bytes of tensors and archive entries that are always allowed, and more per byte of the file: weights may be shared.
+# Largest size of tensors and archive entries: this number of bytes, plus this multiple of the size of the file. Two
+# tensors may share their weights, so the multiple is above 1.
 ALWAYS_ALLOWED, LARGEST_RATIO = 1024**2, 2
-# Most entries of an archive; largest pickle with the names of tensors; largest file that is no archive, in bytes.
+# Largest number of entries of an archive. Largest size in bytes of the pickle with the names of tensors, and of a file
+# that is no archive.
 MOST_ENTRIES, LARGEST_PICKLE, LARGEST_OLD = 100_000, 4 * 1024**2, 16 * 1024**2
-# The end of a zip archive without a comment.
+# First bytes and size of the record at the end of a zip archive without a comment.
 END_OF_ARCHIVE, END_SIZE = b"PK\x05\x06", 22
 AGAIN = "Get the checkpoint again."
 
@@ -35,7 +37,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     Raises
     ------
     CheckpointError
-        When it is damaged.
+        When the file is damaged.
     """
     try:
         return load_file(path)
@@ -45,18 +47,18 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file of ``torch.save``, which is not executed.
+    """Return the tensors of a file of ``torch.save``, without executing code in the file.
 
     Raises
     ------
     CheckpointError
-        When it is damaged, holds anything but weights, or states more than it holds.
+        When the file is damaged, holds anything but weights, or states far larger tensors than it holds.
     """
     _check_archive(path)
     content: Any
     try:
         with warnings.catch_warnings():
-            # torch warns about other pickle protocols. Anything but weights is refused below.
+            # torch warns about unusual pickle protocols. Anything but weights is refused below.
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -78,7 +80,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def check_tensors(tensors: Mapping[str, Tensor], size: int, path: Path) -> None:
-    """Refuse tensors that are no plain arrays, or that take more memory than a file of ``size`` bytes may.
+    """Raise CheckpointError for tensors that are no plain arrays, or too large for a file of ``size`` bytes.
 
     A view of one number can have any shape, and many names can refer to the same numbers.
     """
@@ -99,12 +101,15 @@ def check_tensors(tensors: Mapping[str, Tensor], size: int, path: Path) -> None:
 
 
 def most_bytes(size: int) -> int:
-    """Return the most bytes of tensors that a file of ``size`` bytes may state."""
+    """Return the largest total size of tensors, in bytes, that a file of ``size`` bytes may state."""
     return ALWAYS_ALLOWED + LARGEST_RATIO * size
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse an archive that unpacks to more than its size; torch neither compresses weights nor adds comments."""
+    """Raise CheckpointError for an archive that is damaged, or that unpacks to far more than its size.
+
+    torch neither compresses weights nor adds comments to an archive.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         begin = file.read(4)
@@ -115,7 +120,7 @@ def _check_archive(path: Path) -> None:
             msg = f"{path} is not in the format of torch 1.6 or newer. Load it with torch, and save the weights again."
             raise CheckpointError(msg)
         return
-    # With more bytes after the end, torch could read another table of contents than zipfile.
+    # If more bytes followed the last record, torch could read another table of contents than zipfile.
     if not end.startswith(END_OF_ARCHIVE) or end[-2:] != b"\0\0":
         msg = f"{path} is damaged or incomplete (it does not end as an archive of torch). {AGAIN}"
         raise CheckpointError(msg)
