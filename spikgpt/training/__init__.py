@@ -1,1 +1,1 @@
-"""From labelled cells to a reference; needs torch."""
+"""Training of a reference on labelled cells; needs torch."""

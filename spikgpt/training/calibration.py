@@ -32,11 +32,11 @@ def calibrate(
     labels
         Label of each cell, shape (n,), among the labels of the model.
     temperature
-        Calibrate the probabilities too.
+        True to calibrate the probabilities too, by a temperature.
 
     Returns
     -------
-    The thresholds, and ``held_out``, ``reliability`` and ``paper_threshold_rejects`` of ``metrics.json``.
+    The thresholds, and the entries ``held_out``, ``reliability`` and ``paper_threshold_rejects`` of ``metrics.json``.
     """
     names, filled = np.array(fitted.names), ~cells.empty
     truth = np.searchsorted(names, labels)[filled]
@@ -47,7 +47,7 @@ def calibrate(
         assert scores.id_score is not None  # None only for a reference of format 1
         best = names[scores.probabilities.argmax(axis=1)]
         fits.append((scores, Calibration.fit(scores.id_score, best, fitted_temperature)))
-        # Smoothing averages calibrated probabilities.
+        # The second pass smooths probabilities that are calibrated with the temperature of the first pass.
         engine = replace(engine, temperature=fitted_temperature)
     (unsmoothed, single), (scores, smoothed) = fits
     confidence = tempered(unsmoothed.probabilities, single.temperature).max(axis=1)
@@ -71,14 +71,14 @@ def score_all(
     batches: Integers | None = None,
     batch_key: str | None = None,
 ) -> tuple[QueryModel, CellScores]:
-    """Return the model of a query and the scores of its cells, without empty cells, as an annotation computes them.
+    """Return the model of a query, and the scores of its non-empty cells as an annotation computes the scores.
 
     Parameters
     ----------
     batches
-        Index of the batch of each cell, shape (n,); by default one batch.
+        Index of the batch of each cell, shape (n,); None for one batch.
     batch_key
-        "auto" to infer batches from the cells where there is one batch.
+        "auto" to infer batches from the cells if ``batches`` has one batch only; None to infer nothing.
     """
     rows = np.flatnonzero(~cells.empty)
     filled, batches = cells.part(rows), np.zeros(len(rows), dtype=np.int64) if batches is None else batches[rows]
@@ -100,6 +100,8 @@ def held_out_reliability(probabilities: Floats, truth: Integers, *, temperature:
         Smoothed label probabilities of held-out cells before calibration, shape (n, L).
     truth
         Index of each cell's label, shape (n,).
+    temperature
+        False to measure the probabilities without calibration.
     """
     confidence, right = np.empty(len(truth)), probabilities.argmax(axis=1) == truth
     even = np.arange(len(truth)) % 2 == 0

@@ -1,4 +1,4 @@
-"""Select the labelled cells of a training, and read their expression in parts, or their vectors."""
+"""Select the labelled cells for a training, and read their expression, or their vectors from an embedding."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NO_GENES = GeneList((), ())
 
 @dataclass(frozen=True)
 class LabelledCells:
-    """n labelled cells of an AnnData that can be learned from.
+    """n labelled cells of an AnnData, of labels with enough cells for training.
 
     Attributes
     ----------
@@ -43,9 +43,9 @@ class LabelledCells:
     groups
         Donor or batch of each cell, shape (n,); None without a batch key.
     ontology_ids
-        Cell Ontology id of each label, where it is known.
+        Cell Ontology id of each label; None if the id is not known.
     dropped
-        Labels with too few cells, and their numbers of cells.
+        Number of cells of each label that was left out because it has too few cells.
     unlabelled
         Number of cells without a label.
     """
@@ -59,7 +59,7 @@ class LabelledCells:
 
     @classmethod
     def select(cls, adata: AnnData, label_key: str, batch_key: str | None) -> Self:
-        """Select the cells whose label has enough cells.
+        """Select the cells whose label has enough cells for training.
 
         Raises
         ------
@@ -83,14 +83,14 @@ class TrainingCells:
     Attributes
     ----------
     values
-        Values of every gene, read on demand for more than 50,000 cells; or vectors, for an embedding that is not fitted
-        to the cells.
+        Expression of every gene, read on demand for more than 50,000 cells. For an embedding that is not fitted to the
+        cells, the vectors of the cells instead.
     genes
-        Every gene of the values; no genes for vectors.
+        Every gene of the expression values; an empty list for vectors.
     notes
         Sentences on suspicious expression values.
     embedding
-        Embedding of the vectors; None for expression.
+        Embedding that gave the vectors; None for expression.
     """
 
     labelled: LabelledCells
@@ -108,21 +108,21 @@ class TrainingCells:
 def prepare(
     adata: AnnData, label_key: str, embedder: str | ScGPTSource, options: TrainOptions, on_cells: OnCells | None = None
 ) -> TrainingCells:
-    """Return the cells that can be learned from, with their expression, or with their vectors by obsm or scGPT.
+    """Return the labelled cells with their expression, or with their vectors from ``obsm`` or scGPT.
 
     Raises
     ------
     DataError
         When the values cannot be read.
     LabelsError
-        When the labels cannot be learned from, or a cell has no donor or batch.
+        When too few labels have enough cells, or a cell has no donor or batch.
     ConfigError
-        When there is no such embedder.
+        When ``embedder`` is not the name of an embedder.
     """
     labelled = LabelledCells.select(adata, label_key, options.batch_key)
     n_cells = len(labelled.rows)
     if embedder == PCA:
-        # The unit is detected from these cells alone. A matrix on disk is read whole through a view of all cells.
+        # The kind of values is detected from a sample, because a view of all cells would read a whole matrix on disk.
         sample = np.unique(np.linspace(0, n_cells - 1, min(n_cells, SAMPLED)).astype(np.int64))
         part, key = adata[labelled.rows[sample]], options.gene_key
         expression = find_expression(part, layer=options.layer, gene_key=key).of_cells(adata, labelled.rows)
@@ -151,7 +151,10 @@ def prepare(
 def read_every_gene(
     adata: AnnData, layer: str | None, gene_key: str | None = None
 ) -> tuple[AlignedCells, GeneList, tuple[str, ...]]:
-    """Return the values of every gene in all cells, which must fit into memory, the genes, and notes on the values."""
+    """Return the values of every gene in all cells, the genes, and notes on the values.
+
+    The values of all cells must fit into memory.
+    """
     expression = find_expression(adata, layer=layer, gene_key=gene_key)
     genes = genes_of(expression.var, gene_key)
     return align(expression, genes, gene_key=gene_key), genes, expression.notes
@@ -183,7 +186,10 @@ def _groups(adata: AnnData, label_key: str, batch_key: str | None) -> Strings | 
 
 
 def _check_distinct(labels: LabelMap) -> None:
-    """Refuse labels that differ only in case, spaces and underscores; LabelMap refuses other equal spellings."""
+    """Raise LabelsError for labels that differ only in case, spaces and underscores.
+
+    :class:`LabelMap` refuses labels that differ only in case or in the width of characters.
+    """
     by_spelling: dict[str, str] = {}
     for name in labels.names:
         spelling = re.sub(r"[\s_]+", " ", normalize("NFKC", name).casefold())

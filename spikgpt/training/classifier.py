@@ -26,7 +26,7 @@ from spikgpt.types import Floats, Integers
 
 @dataclass(frozen=True)
 class Progress:
-    """State of a training after an epoch; ``accuracy`` is that of the training batches."""
+    """Progress of a training after an epoch; loss and accuracy are means over the training batches of the epoch."""
 
     epoch: int
     epochs: int
@@ -57,11 +57,11 @@ def fit_classifier(
     labels
         Label index of each cell, shape (n,).
     device
-        A torch device; by default a GPU when there is one.
+        Name of a torch device; None for a GPU if there is one, else the CPU.
     checkpoint
         File that keeps the state after each epoch; an interrupted training resumes there, with the same result.
     build
-        Builds the network of a config, for networks with other neurons.
+        Function that builds the network from a config; another function can build a network with other neurons.
 
     Raises
     ------
@@ -100,11 +100,11 @@ def fit_classifier(
 def _one_epoch(
     run: TrainingRun, epoch: int, recipe: TrainingRecipe, criterion: nn.Module, x: Tensor, y: Tensor
 ) -> Progress:
-    """Train on every cell once: vectors, shape (n, input_dim), and labels, shape (n,)."""
+    """Train on every cell once, with the vectors ``x``, shape (n, input_dim), and label indices ``y``, shape (n,)."""
     spread = recipe.noise * x.std(dim=0)  # (input_dim,)
     total_loss = correct = seen = 0.0
     for step, batch in enumerate(torch.split(torch.randperm(len(x)), recipe.batch_size)):
-        if len(batch) < 2:  # BatchNorm needs two
+        if len(batch) < 2:  # BatchNorm needs at least two cells
             continue
         cells = x[batch]
         if spread.any():
@@ -122,7 +122,7 @@ def _one_epoch(
 def one_thread() -> Iterator[None]:
     """Run torch's CPU operations on one thread.
 
-    Sums then do not depend on the number of cores, and matrices this small are no faster on several.
+    Sums then do not depend on the number of cores. The matrices are small, so more threads would not be faster.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -133,7 +133,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _label_weights(labels: Tensor, n_labels: int, recipe: TrainingRecipe) -> Tensor:
-    """Return the weight of each label in the loss, (n_labels,), with mean 1 over the cells."""
+    """Return the weight of each label in the loss, shape (n_labels,); the mean weight over cells is 1."""
     counts = torch.bincount(labels, minlength=n_labels).clamp(min=1).float()
     weights = (counts / counts.sum()) ** -recipe.class_balance
     return weights * counts.sum() / (weights * counts).sum()

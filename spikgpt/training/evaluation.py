@@ -30,21 +30,21 @@ class Evaluation:
     Attributes
     ----------
     metrics
-        Metrics of the labels before rejection, over the cells of known types, which the reference has.
+        Metrics of the labels before rejection, over the cells of known types. Known types are those of the reference.
     open_set_accuracy
-        Share of all labelled cells with the right answer: their type, or Unknown for a type missing from the reference.
+        Share of all labelled cells with the right answer: their type, or Unknown for a type that the reference lacks.
     accuracy_after_rejection
-        Accuracy over the cells of known types, with Unknown as an error.
+        Accuracy over the cells of known types, where Unknown counts as an error.
     unknown_fraction, known_unknown_fraction, unseen_unknown_fraction
         Share of Unknown among all labelled cells, the cells of known types and the cells of missing types. The last is
         None without cells of missing types.
     auroc_unknown
-        AUROC of missing against known types, by the OOD score, or by the confidence where a threshold on it is the
-        rule; None without cells of missing types.
+        AUROC of cells of missing types against cells of known types, by the score of :func:`known_score`. None without
+        cells of missing types.
     unseen_labels
-        Missing types with their number of cells.
+        Number of cells of each missing type.
     unlabelled_cells
-        Cells without a true type, which are left out.
+        Number of cells without a true type, which are left out.
     notes
         Sentences on labels that were matched by another name, or not matched.
     verdict
@@ -104,7 +104,7 @@ class Evaluation:
         return self.open_set_accuracy
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values with the metrics at the top level; old names are written too."""
+        """Return plain JSON values with the metrics at the top level, also under the names of older versions."""
         values = {name: value for name, value in vars(self).items() if name not in ("metrics", "verdict")}
         former = {name.replace("fraction", "rate"): value for name, value in values.items() if "fraction" in name}
         former["share_right"] = self.open_set_accuracy
@@ -129,13 +129,13 @@ def evaluate(
     label_map
         Maps names of the query's types to labels of the reference, where the names differ.
     labels
-        Labels of the reference with their Cell Ontology ids. A type of the query with the same id, in a column of
-        ``ONTOLOGY_COLUMNS``, is matched too.
+        Labels of the reference with their Cell Ontology ids. If ``obs`` has a column of ``ONTOLOGY_COLUMNS``, types of
+        the query are also matched by these ids.
 
     Raises
     ------
     LabelsError
-        When no type is a label of the reference.
+        When no type of the query is a label of the reference.
     """
     stated, labelled = labels_of(adata, label_key)
     names, codes = np.unique(stated, return_inverse=True)
@@ -163,9 +163,10 @@ def evaluate(
 
 
 def known_score(annotation: Annotation) -> npt.NDArray[np.float64]:
-    """Return the score by which cells became Unknown, shape (n,), higher for known types.
+    """Return the score that decides which cells are Unknown, shape (n,); the score is higher for known types.
 
-    The score is the negative OOD score if there is one, else the typicality, else the confidence.
+    The score is the negative OOD score if there is an OOD score. Otherwise the score is the typicality, or the
+    confidence for a rule with a threshold on the confidence.
     """
     if annotation.ood_score is not None:
         return -np.nan_to_num(annotation.ood_score.astype(np.float64), nan=np.inf)
@@ -181,7 +182,7 @@ def match_labels(
     Raises
     ------
     LabelsError
-        When no label is one of the reference, or ``label_map`` names labels that the reference does not have.
+        When no type is a label of the reference, or ``label_map`` names labels that the reference does not have.
     """
     stated, labelled = labels_of(adata, label_key)
     ids = ontology_ids(adata, stated)
@@ -191,7 +192,7 @@ def match_labels(
 def read_label_map(source: str) -> dict[str, str]:
     """Read a map from the query's types to the reference's labels from JSON text or a JSON file.
 
-    ``null`` marks a type that the reference lacks, as a missing entry does.
+    Entries with the value ``null``, for types that the reference lacks, are left out.
     """
     inline = source.lstrip().startswith(("{", "["))
     try:

@@ -20,16 +20,16 @@ from spikgpt.training.recipes import TrainingRecipe
 from spikgpt.training.simulation import simulated_vectors
 from spikgpt.types import Integers, Rows
 
-# Called with the stage of the training and its progress after each epoch.
+# Function that is called after each epoch with the name of the training step and its progress.
 OnEpoch = Callable[[str, Progress], None]
 
 
 @dataclass(frozen=True)
 class FittedModel:
-    """Engine and label geometry fitted to some of the cells.
+    """Engine and label geometry fitted to some of the labelled cells.
 
-    ``names`` are the labels, by index. ``columns`` are the genes of the embedding among those of the cells, ascending;
-    None for vectors.
+    ``names`` are the labels, by index. ``columns`` are the positions of the embedding's genes among the genes of the
+    cells, ascending; None for a model that reads vectors.
     """
 
     engine: TorchEngine
@@ -48,14 +48,14 @@ def fit_model(
     *,
     impute: bool = False,
 ) -> FittedModel:
-    """Fit the embedding, the classifier and the label geometry to some of the cells.
+    """Fit the embedding, the classifier and the label geometry to the cells at the positions ``rows``.
 
     Parameters
     ----------
     stage
-        Name of the step, for ``on_epoch`` and for the checkpoint.
+        Name of the training step, for ``on_epoch`` and for the name of the checkpoint file.
     impute
-        Let the PCA embedding impute genes that a query lacks.
+        True if the PCA embedding shall impute genes that a query lacks.
     """
     labels = cells.labels[rows]
     names, index = np.unique(labels, return_inverse=True)
@@ -71,7 +71,7 @@ def fit_model(
         columns = cells.genes.positions(embedding.genes)
         read = cells.values.select(rows, columns)
         vectors = [embedding.project(read.values, read.totals)]
-        # Only counts can be drawn again.
+        # Copies of cells can only be simulated from counts.
         for copy in range(recipe.augmented_copies if read.kind == "counts" else 0):
             vectors.append(simulated_vectors(embedding, read, seed=options.seed + copy))
     classifier = fit_classifier(

@@ -1,4 +1,4 @@
-"""Leave-one-type-out: train without each type in turn, and measure how its cells are recognised as unknown."""
+"""Leave-one-type-out: train without each type in turn, and measure how well its cells are recognised as unknown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # Least number of cells of a type that is left out: with fewer cells the figures are too uncertain.
 LEAST_CELLS = 30
-# Share of known cells that may be rejected for the TPR.
+# False positive rate at which the true positive rate is measured: the share of known cells that are rejected.
 FPR = 0.05
 
 
@@ -41,17 +41,17 @@ class LeaveOneOutResult:
     Attributes
     ----------
     label
-        The type.
+        The type that was left out.
     unseen_cells, known_cells
-        Query cells of the type, and of the types that the reference has.
+        Number of query cells of this type, and of the types that the reference has.
     auroc
-        AUROC of the OOD score, unseen against known cells.
+        AUROC of the OOD score for unseen against known cells.
     tpr_at_5_fpr
-        Share of unseen cells that are rejected where 5% of the known cells are (TPR at 5% FPR).
+        Share of unseen cells that are rejected by the cut-off that rejects 5% of the known cells (TPR at 5% FPR).
     unseen_unknown, known_unknown
-        Shares of the unseen and of the known cells that are Unknown by default.
+        Share of the unseen cells, and share of the known cells, that the default rule makes Unknown.
     mistaken_for
-        Number of unseen cells by the label before rejection.
+        Number of unseen cells that got each label, before rejection.
     """
 
     label: str
@@ -66,7 +66,7 @@ class LeaveOneOutResult:
 
 @dataclass(frozen=True)
 class LeaveOneOutReport:
-    """Results of the types that were left out, by name."""
+    """Results of the types that were left out, sorted by name."""
 
     rows: tuple[LeaveOneOutResult, ...]
 
@@ -81,7 +81,7 @@ class LeaveOneOutReport:
 
         texts = [", ".join(f"{name} {cells}" for name, cells in row.mistaken_for.items()) for row in self.rows]
         table = pd.DataFrame([vars(row) for row in self.rows]).assign(mistaken_for=texts)
-        # The name of the column up to 0.9.
+        # ``unseen_found`` is the name of this column up to version 0.9.
         return table.assign(unseen_found=table["tpr_at_5_fpr"])
 
     def picture(self) -> bytes:
@@ -109,26 +109,27 @@ def leave_one_type_out(
     options: TrainOptions | None = None,
     on_type: Callable[[str], None] | None = None,
 ) -> LeaveOneOutReport:
-    """Leave each type with at least 30 cells out of a reference in turn.
+    """Train a reference without each type in turn, and measure how well the cells of this type become Unknown.
 
     Some cells are the query: whole donors or batches if ``options.batch_key`` names their column, else 30% of each
-    label. A reference is trained on the other cells without the type, and annotates the query with the type.
+    label. A reference is trained on the other cells without the type, and annotates the query with the type. Types with
+    at least 30 cells can be left out.
 
     Parameters
     ----------
     label_key
         Column of ``obs`` with the cell types.
     types
-        Types to leave out; by default all possible types.
+        Types to leave out; None for all types that can be left out.
     embedder, options
         As for :func:`spikgpt.training.train.train`.
     on_type
-        Called with each type that is done.
+        Called with each type after its result is computed.
 
     Raises
     ------
     LabelsError
-        When there are fewer than 3 types, or none can be left out.
+        When there are fewer than 3 types, or no type can be left out.
     """
     options = options or TrainOptions()
     cells = LabelledCells.select(adata, label_key, options.batch_key)
@@ -155,14 +156,16 @@ def leave_one_type_out(
 def _possible_types(
     label_key: str, types: Collection[str] | None, counts: dict[str, int], train_labels: Strings, query_labels: Strings
 ) -> list[str]:
-    """Return the types that can be left out, by name.
+    """Return the names of the types that can be left out, sorted.
 
     Parameters
     ----------
     types
         Types that the user asks for; None for all.
     counts
-        Cells of each type.
+        Number of cells of each type.
+    train_labels, query_labels
+        Labels of the training cells and of the query's cells.
     """
     if missing := sorted(set(types or ()) - counts.keys()):
         msg = f"obs[{label_key!r}] has no type {missing[0]!r} with enough cells; it has {listed(sorted(counts))}."

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Optimizer(Protocol):
-    """Optimiser of parameters; ``state`` holds its tensors by the index of the parameter and by name."""
+    """Optimiser of parameters; ``state`` holds the optimiser's tensors by index of the parameter and by name."""
 
     parameters: list[nn.Parameter]
     state: dict[int, dict[str, Tensor]]
@@ -43,7 +43,7 @@ class TrainingRun:
     peak, warm
         The learning rate rises linearly to ``peak`` over the first ``warm`` steps, then falls to 0 along half a cosine.
     fingerprint
-        Hash of everything that decides the outcome.
+        Hash of the cells and settings that determine the trained weights.
     checkpoint
         File that keeps the state after each epoch; an interrupted training resumes there, with the same weights.
     """
@@ -59,12 +59,12 @@ class TrainingRun:
     checkpoint: Path | None = None
 
     def all_epochs(self, one_epoch: Callable[[int], T], on_epoch: Callable[[T], None] | None) -> None:
-        """Train the remaining epochs, numbered from 0.
+        """Train all epochs, or the epochs that remain after a checkpoint; epochs are numbered from 0.
 
         Parameters
         ----------
         one_epoch
-            Trains an epoch with :meth:`step`.
+            Function that trains the epoch of a given number with :meth:`step`, and returns a result.
         on_epoch
             Called with the result of ``one_epoch`` after the state is saved.
 
@@ -83,7 +83,7 @@ class TrainingRun:
                 on_epoch(result)
 
     def step(self, epoch: int, step: int, loss: Tensor, *, largest_gradient: float | None = None) -> None:
-        """Take an optimiser step, with the gradient clipped to the norm ``largest_gradient``."""
+        """Take an optimiser step on ``loss``; the norm of the gradient is clipped to ``largest_gradient``, if given."""
         for parameter in self.optimizer.parameters:
             parameter.grad = None
         torch.autograd.backward(loss)
@@ -93,7 +93,7 @@ class TrainingRun:
         self.optimizer.step(rate)
 
     def _save(self, epochs_done: int) -> None:
-        """Write the state as safetensors."""
+        """Write weights, optimiser state and number of finished epochs to the checkpoint, if there is a checkpoint."""
         if self.checkpoint is None:
             return
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
@@ -125,7 +125,7 @@ class TrainingRun:
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):
                 _, index, key = name.split(".", 2)
-                # The number of steps stays on the CPU.
+                # torch's optimisers keep the number of steps on the CPU.
                 device = "cpu" if key == "step" else self.optimizer.parameters[int(index)].device
                 self.optimizer.state.setdefault(int(index), {})[key] = tensor.to(device)
         return int(metadata["epochs_done"])
@@ -147,7 +147,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """Return the seed of an epoch, which differs from those of all other epochs and seeds."""
+    """Return the seed of an epoch, which differs from the seeds of other epochs and of other trainings."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7], "big")
 
 

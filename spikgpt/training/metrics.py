@@ -11,12 +11,12 @@ from spikgpt.errors import LabelsError
 from spikgpt.reference.schema import Agreement, Confusion, LabelScore
 from spikgpt.types import Bools, Floats, Strings
 
-# Bins of the reliability diagram.
+# Number of bins of the reliability diagram.
 BINS = 15
 
 
 def measure(truth: Sequence[str] | Strings, predicted: Sequence[str] | Strings) -> Agreement:
-    """Return accuracy, precision, recall and F1 of the predicted labels of at least one cell."""
+    """Return accuracy, precision, recall and F1 of the predicted against the true labels of at least one cell."""
     truth, predicted = np.asarray(truth, dtype=str), np.asarray(predicted, dtype=str)
     if not truth.size:
         msg = "There are no labelled cells to compare; check that the label column names types of the reference."
@@ -58,7 +58,7 @@ def pooled(agreements: Sequence[Agreement]) -> Agreement:
 
 
 def reliability(confidence: Floats, right: Bools) -> dict[str, Any]:
-    """Return the calibration of the confidence of cells, shape (n,), of which some labels are ``right``, shape (n,).
+    """Return the calibration of the confidence, shape (n,), of cells whose labels are ``right`` or not, shape (n,).
 
     Returns
     -------
@@ -76,9 +76,9 @@ def reliability(confidence: Floats, right: Bools) -> dict[str, Any]:
 
 
 def unknown_auroc(scores: Floats, known: Bools) -> float | None:
-    """Return the AUROC of a score, shape (n,), that is higher for ``known`` than for unseen cells, shape (n,).
+    """Return the AUROC of known against unseen cells by a score that is higher for known cells.
 
-    None when all cells are known, or none is.
+    ``scores`` and ``known`` have shape (n,). The AUROC is None if all cells are known, or all are unseen.
     """
     if known.all() or not known.any():
         return None
@@ -89,9 +89,9 @@ def unknown_auroc(scores: Floats, known: Bools) -> float | None:
 
 
 def tpr_at_fpr(scores: Floats, known: Bools, fpr: float) -> float:
-    """Return the share of unseen cells below the score, shape (n,), that a share of the ``known`` cells is below.
+    """Return the share of unseen cells below the score that a share ``fpr`` of the known cells lies below.
 
-    There must be known and unseen cells.
+    ``scores`` and ``known`` have shape (n,). There must be known and unseen cells.
     """
     rank = int(fpr * known.sum())
     return float((scores[~known] < np.sort(scores[known])[rank]).mean())

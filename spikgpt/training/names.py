@@ -21,9 +21,9 @@ from spikgpt.scoring.label_map import LabelMap
 from spikgpt.scoring.ontology import ontology
 from spikgpt.types import Strings
 
-# Columns of obs with Cell Ontology ids: ours, and that of the CELLxGENE schema.
+# Columns of obs with Cell Ontology ids: the column of this library, and that of the CELLxGENE schema.
 ONTOLOGY_COLUMNS = ("cell_ontology_id", "cell_type_ontology_term_id")
-# Least similarity of two names for a suggestion, and number of names shown to a user.
+# Lowest similarity of two names for a suggestion, and largest number of names in a message.
 LEAST_SIMILARITY, SHOWN = 0.85, 8
 # Largest number of pairs of names that are compared letter by letter.
 MOST_PAIRS = 40_000
@@ -34,7 +34,10 @@ ENDINGS = re.compile(r"(cyte|blast|phage|phil|thelial|thelium)s?")
 
 @dataclass(frozen=True)
 class MatchedNames:
-    """Names of the reference's labels by names of the query's labels, where they differ, and sentences on labels."""
+    """Labels of a query that match labels of a reference with another name, and notes on labels.
+
+    ``renamed`` maps the label of the query to the label of the reference.
+    """
 
     renamed: dict[str, str]
     notes: tuple[str, ...]
@@ -52,14 +55,14 @@ def match_names(
     labels
         Labels of the reference.
     label_map
-        Names of the reference's labels by names of the query's labels, from the user.
+        Map from labels of the query to labels of the reference, given by the user.
     ids
-        Cell Ontology ids of labels of the query, where they are known.
+        Cell Ontology id of each label of the query whose id is known.
 
     Raises
     ------
     LabelsError
-        When ``label_map`` names a label that the reference lacks, or no label of the query is one of the reference.
+        When ``label_map`` names a label that the reference lacks, or no label of the query is a label of the reference.
     """
     notes, known = _check_map(names, labels.names, label_map), set(labels.names)
     renamed = {name: other for name, other in label_map.items() if name in names}
@@ -97,7 +100,7 @@ def match_names(
 
 
 def _check_map(names: list[str], known: tuple[str, ...], label_map: Mapping[str, str]) -> list[str]:
-    """Return notes on keys of a label map that no cell has, and refuse values that the reference lacks."""
+    """Return notes on query labels in a label map that no cell has; raise LabelsError for wrong reference labels."""
     for label in label_map.values():
         if label not in known:
             near = difflib.get_close_matches(str(label), known, n=3, cutoff=0.4) or known[:5]
@@ -116,7 +119,7 @@ def _check_map(names: list[str], known: tuple[str, ...], label_map: Mapping[str,
 
 
 class _LabelIndex:
-    """Index of a reference's labels, for the search of names like another name."""
+    """Index of a reference's labels, to search for labels with a similar name or Cell Ontology term."""
 
     def __init__(self, labels: LabelMap) -> None:
         self.plain = {label: _plain(label) for label in labels.names}
@@ -127,7 +130,10 @@ class _LabelIndex:
         self.by_words = _inverted({label: _sorted_words(label) for label in labels.names})
 
     def near(self, name: str, term: str | None, *, spelling: bool) -> tuple[str, str] | None:
-        """Return the single label that may be the same as a name, and why; with ``spelling`` also a misspelt label."""
+        """Return the only label that may mean the same as a name, and the reason; None for no label or several labels.
+
+        With ``spelling``, labels with another ending or a few other letters count too.
+        """
         plain = _plain(name)
         term = term or _terms().get(plain)
         above = ontology().above(term) - {term} if term else set()
@@ -148,7 +154,7 @@ class _LabelIndex:
 
 
 def _inverted(values: Mapping[str, Any]) -> dict[Any, list[str]]:
-    """Return the labels of each value."""
+    """Return the labels with each value, from a map of labels to values."""
     labels: dict[Any, list[str]] = {}
     for label, value in values.items():
         labels.setdefault(value, []).append(label)
@@ -157,7 +163,7 @@ def _inverted(values: Mapping[str, Any]) -> dict[Any, list[str]]:
 
 @cache
 def _terms() -> dict[str, str]:
-    """Return the Cell Ontology ids by the names of their terms."""
+    """Return the id of each Cell Ontology term, by the name of the term in plain spelling."""
     return {_plain(name): term for term, name in ontology().names.items()}
 
 
@@ -166,7 +172,7 @@ def _words(name: str) -> list[str]:
     text = normalize("NFKC", name).casefold()
     for letter, word in GREEK.items():
         text = text.replace(letter, word)
-    # A minus after a marker is part of the name, as in CD4-. A plus is omitted.
+    # A minus after a marker is part of the name, as in CD4-, and becomes a word. A plus is left out.
     text = re.sub(r"(?<=\w)[-\N{MINUS SIGN}](?=\s|$)", " negative ", text)
     words = [word for word in re.split(r"[^\w.]+|_+", text) if word]
     words = [word.removesuffix("s") if len(word) > 2 else word for word in words]
@@ -178,7 +184,7 @@ def _sorted_words(name: str) -> tuple[str, ...]:
 
 
 def _plain(name: str) -> str:
-    """Return the words of a name joined, without the word cell."""
+    """Return the words of a name, joined without spaces, and without the word "cell"."""
     return re.sub(r"(?<=.)cell$", "", "".join(_words(name)))
 
 
@@ -189,7 +195,7 @@ def _shortened(first: str, second: str) -> bool:
 
 
 def _similar(first: str, second: str) -> bool:
-    """Return True if two plain names differ in a letter or two, but not in a number such as CD14 and CD16."""
+    """Return True if two plain names differ in a few letters only; CD14 and CD16 differ in a number, so False."""
     numbers = [re.findall(r"\d+|negative", name) for name in (first, second)]
     if numbers[0] != numbers[1]:
         return False
@@ -198,12 +204,12 @@ def _similar(first: str, second: str) -> bool:
 
 
 def first_names(names: Sequence[str]) -> str:
-    """Return the first names as text, and the number of the others."""
+    """Return a text with the first eight names, and the number of the remaining names."""
     return listed(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def ontology_ids(adata: AnnData, labels: Strings) -> dict[str, str]:
-    """Return the Cell Ontology id of each label whose cells all have the same id, from labels of shape (n,)."""
+    """Return the Cell Ontology id of each label whose cells all have the same id; ``labels`` has shape (n,)."""
     column = next((key for key in ONTOLOGY_COLUMNS if key in adata.obs), None)
     if column is None:
         return {}

@@ -1,7 +1,7 @@
 """Leaky integrate-and-fire neurons with a hand-written gradient, for training.
 
-SpikingJelly's neurons define the network. Their gradient is built from one graph node for each operation of each time
-step. The function of this module computes the same numbers in a few passes over all time steps.
+The network is built with SpikingJelly's neurons. For their gradient, torch records a graph node for each operation of
+each time step. The neurons of this module compute the same numbers in a few passes over all time steps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def fast_neurons(network: nn.Module) -> Iterator[None]:
-    """Replace the neurons of a network that :class:`FastLIF` can compute, until the end of the context."""
+    """Replace all neurons of a network that :class:`FastLIF` can replace, until the end of the context."""
     replaced = [
         (module, name, child)
         for module in network.modules()
@@ -35,7 +35,7 @@ def fast_neurons(network: nn.Module) -> Iterator[None]:
 
 
 class FastLIF(nn.Module):
-    """The multi-step neurons of a LIFNode with hard reset to 0 and detached reset, from a potential of 0."""
+    """Replacement for a multi-step LIFNode with detached hard reset to 0; the potential starts at 0."""
 
     def __init__(self, neurons: neuron.LIFNode) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class FastLIF(nn.Module):
 
     @staticmethod
     def can_replace(module: nn.Module) -> bool:
-        """Return True for neurons as :func:`spikgpt.engines.model.spiking_neurons` builds them."""
+        """Return True for neurons like those that :func:`spikgpt.engines.model.spiking_neurons` builds."""
         return (
             isinstance(module, neuron.LIFNode)
             and module.step_mode == "m"
@@ -65,7 +65,7 @@ class FastLIF(nn.Module):
 class _Spikes(torch.autograd.Function):
     """Spikes of input currents; the backward pass uses the surrogate gradient.
 
-    Every operation writes floats into allocated memory: masks of bools are several times slower on a CPU.
+    Every operation writes floats into allocated memory, because boolean masks are several times slower on a CPU.
     """
 
     @staticmethod
@@ -96,7 +96,7 @@ class _Spikes(torch.autograd.Function):
 
 
 def _surrogate_gradient(x: Tensor, alpha: float, *, atan: bool) -> Tensor:
-    """Return the derivative of SpikingJelly's surrogate at ``x``, which is overwritten."""
+    """Return the derivative of SpikingJelly's surrogate function at ``x``; the memory of ``x`` is overwritten."""
     if atan:
         return torch.div(alpha / 2, x.mul_(math.pi / 2 * alpha).square_().add_(1))
     sigmoid = x.mul_(alpha).sigmoid_()

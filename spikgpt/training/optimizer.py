@@ -1,6 +1,6 @@
-"""Optimisers of the training, by the functions behind ``torch.optim``.
+"""Optimisers for the training, built on the functions behind ``torch.optim``.
 
-The classes of ``torch.optim`` give the same weights, but import torch's compiler, which takes seconds.
+The classes of ``torch.optim`` give the same weights, but import torch's compiler, which takes several seconds.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class SGD:
     def step(self, learning_rate: float) -> None:
         """Update the parameters from their gradients: one optimiser step."""
         used = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
-        # The first step makes the buffers.
+        # A parameter has no momentum buffer before the first step, in which ``sgd`` creates the buffer.
         buffers = [self.state.get(index, {}).get("momentum_buffer") for index in used]
         sgd(
             [self.parameters[index] for index in used],

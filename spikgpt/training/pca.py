@@ -16,13 +16,14 @@ from spikgpt.embedding.pca import CHUNK, PCAProjection
 from spikgpt.training.rounding import round_bits, round_steps
 from spikgpt.types import Floats, Rows, Scale, Strings
 
-# Added to a gene's deviation within labels, as a share of the median deviation: no gene is scaled up without limit.
+# Share of the median deviation that is added to each gene's deviation within labels, so that no gene is scaled up
+# without limit.
 WITHIN_FLOOR = 0.1
-# Cells that must express a gene. The labels differ by chance in rarer genes.
+# Lowest number of cells that must express a gene. In rarer genes, labels differ by chance.
 MINIMUM_EXPRESSING = 3
-# Other genes that are stored, to impute genes of a projection that a query lacks.
+# Largest number of other genes that are stored. Genes of the projection that a query lacks are imputed from these.
 MOST_OTHERS = 6000
-# Loadings and label means of stored genes are rounded to multiples of these steps, and deviations to so many bits.
+# Loadings and label means of the other genes are rounded to multiples of these steps, and deviations to these bits.
 LOADING_STEP, MEAN_STEP, STD_BITS = 2**-7, 2**-6, 3
 
 
@@ -39,8 +40,9 @@ def fit_pca(
 ) -> PCAProjection:
     """Fit principal components to labelled cells.
 
-    Genes are selected by how much their mean differs between labels (ANOVA F), and scaled by their deviation within
-    labels. Across donors and studies both give better labels than selection and scaling by overall dispersion.
+    The selected genes have the largest differences between label means (F of an ANOVA). They are scaled by their
+    standard deviation within labels. Across donors and studies, this selection and scaling gives better labels than
+    selection and scaling by overall dispersion.
 
     Parameters
     ----------
@@ -49,11 +51,12 @@ def fit_pca(
     labels
         Label of each cell, shape (n,).
     impute
-        Also fit the imputation of genes that a query lacks, from the genes that differ most between labels.
+        True to also fit the imputation of genes that a query lacks. They are imputed from other genes that differ most
+        between labels.
     clip
         Largest absolute scaled value, in standard deviations.
     seed
-        Seed of the randomised start of the PCA.
+        Seed of the random start vector of the PCA.
     """
     if cells.empty.any():
         cells, labels = cells.part(~cells.empty), labels[~cells.empty]
@@ -91,7 +94,7 @@ def fit_pca(
 def _fit_imputer(
     projection: PCAProjection, scores: Floats, logs: sparse.csr_matrix, labels: Strings, genes: GeneList, moments: Scale
 ) -> GeneImputer:
-    """Fit the imputation of genes of a projection from E other genes.
+    """Fit the imputation of the genes of a projection from E other genes.
 
     Parameters
     ----------
@@ -103,7 +106,7 @@ def _fit_imputer(
     """
     mean, std, label_means, label_stds = _gene_statistics(logs, labels, projection.label_shares, *moments)
     products, centred = np.zeros((len(genes), projection.dim)), scores - scores.mean(axis=0)
-    # Most values are 0, so their product is that of one number per gene, and the others are added to it.
+    # Most values are 0, and scale to one number per gene. So only the other values need a product for each cell.
     zeros = np.clip(-mean / std, -projection.clip, projection.clip)  # (E,)
     for start in range(0, len(scores), CHUNK):
         part = slice(start, start + CHUNK)
@@ -131,16 +134,17 @@ def _fit_imputer(
 def _gene_statistics(
     logs: sparse.csr_matrix, labels: Strings, shares: Floats, mean: Floats, overall: Floats
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return statistics of log expression, shape (n, G), given the labels, (n,), and the share of each label, (L,).
+    """Return statistics of log expression, shape (n, G), overall and in each label.
 
-    ``mean`` and ``overall`` are the mean and the standard deviation of each gene, (G,).
+    ``labels`` are the labels of the cells, shape (n,), and ``shares`` the share of each label, shape (L,). ``mean`` and
+    ``overall`` are the mean and the standard deviation of each gene, both of shape (G,).
 
     Returns
     -------
     Mean and scale of each gene, each of shape (G,); mean and deviation in each label, each of shape (L, G).
     """
     names, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    # One product for all labels: one matrix per label is far slower for many labels with few cells.
+    # One product serves all labels, as one matrix per label is far slower for many labels with few cells.
     averaging = sparse.csr_matrix((1 / counts[codes], (codes, np.arange(len(labels)))), (len(names), len(labels)))
     values = logs.astype(np.float64)
     label_means, squares = ((averaging @ part).toarray() for part in (values, values.multiply(values)))
@@ -149,7 +153,7 @@ def _gene_statistics(
 
 
 def _most_different(logs: sparse.csr_matrix, labels: Strings, moments: Scale) -> Rows:
-    """Return the columns of the genes that vary, by how much the means differ between labels, the largest first."""
+    """Return the columns of the genes that vary, sorted by their ANOVA F between labels, the largest first."""
     varying = np.flatnonzero((moments[1] > 1e-6) & (logs.getnnz(axis=0) >= MINIMUM_EXPRESSING))
     ratio = anova(sparse.csr_matrix(logs[:, varying]), labels)
     # A stable sort orders ties by gene name.
@@ -158,9 +162,11 @@ def _most_different(logs: sparse.csr_matrix, labels: Strings, moments: Scale) ->
 
 
 def anova(logs: sparse.csr_matrix, labels: Strings) -> Floats:
-    """Return the F of a one-way analysis of variance of each gene, shape (G,), as scikit-learn's ``f_classif``.
+    """Return the F of a one-way analysis of variance (ANOVA) of each gene between the labels, shape (G,).
 
-    Sums are of single precision, as there. scikit-learn itself would double the time to import.
+    The result is that of scikit-learn's ``f_classif``.
+
+    Sums are in single precision, as in scikit-learn. Importing scikit-learn itself would double the import time.
     """
     names, counts = np.unique(labels, return_counts=True)
     parts = (logs[labels == name] for name in names)
@@ -177,12 +183,12 @@ def anova(logs: sparse.csr_matrix, labels: Strings) -> Floats:
 
 
 def principal_components(scaled: npt.NDArray[np.float32], count: int, seed: int) -> npt.NDArray[np.float32]:
-    """Return the principal components of scaled expression, (n, G) to (G, count), the largest variance first.
+    """Return the principal components, shape (G, count), of scaled expression, shape (n, G), largest variance first.
 
     The components equal those of scikit-learn's ``PCA`` with ARPACK, to the bit. The largest value of each component is
     positive.
     """
-    # A start of the legacy generator, as references of all versions have had.
+    # The start vector comes from NumPy's legacy generator, as in all earlier versions of this library.
     start = np.random.RandomState(seed).uniform(-1, 1, min(scaled.shape))
     rows = svds(scaled - scaled.mean(axis=0), k=count, v0=start)[2][::-1]  # (count, G)
     signs = np.sign(rows[np.arange(count), np.abs(rows).argmax(axis=1)])

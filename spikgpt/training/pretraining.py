@@ -2,7 +2,7 @@
 
 The two objectives are from the scGPT paper. The first decoder predicts the masked bin of a gene from the vector of the
 gene. The inner-product decoder predicts the bin from the vector of ``<cls>`` alone, so that ``<cls>`` represents the
-cell. It also predicts bin 0 for genes that the cell lacks. The scgpt package can read the checkpoint too.
+cell. It also predicts bin 0 for genes that the cell lacks. The scgpt package can read the trained checkpoint too.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from spikgpt.training.optimizer import AdamW
 from spikgpt.training.simulation import LARGEST_AMBIENT, OTHER_DEPTH
 from spikgpt.types import Rows
 
-# Vocabulary ids below this are special tokens.
+# Vocabulary ids below this number are special tokens.
 SPECIAL_TOKENS = 3
-# Genes predicted for each cell that the cell lacks, and divisor of upstream's loss on bins.
+# Number of absent genes whose bin 0 is predicted for each cell, and divisor of the loss on bins in the scgpt package.
 ABSENT_GENES, LOSS_SCALE = 256, 100.0
-# Temperature of the contrast between cells.
+# Temperature of the contrastive loss between cells.
 TEMPERATURE = 0.1
 
 
@@ -62,7 +62,7 @@ class Pretraining:
 
 
 class Pretrainer(nn.Module):
-    """The encoder with the two heads of the pretraining, under upstream's names."""
+    """Encoder with the two decoders of the pretraining, under the parameter names of the scgpt package."""
 
     def __init__(self, config: ScGPTConfig, n_tokens: int, pad_id: int) -> None:
         super().__init__()
@@ -73,7 +73,11 @@ class Pretrainer(nn.Module):
         self.mvc_decoder = nn.ModuleDict({"gene2query": nn.Linear(dim, dim), "W": nn.Linear(dim, dim, bias=False)})
 
     def forward(self, genes: Tensor, bins: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return bins of ``genes``, (n, length), bins of ``predicted`` by ``<cls>``, and ``<cls>``, (n, dim)."""
+        """Return the bins of the tokens, the bins of ``predicted`` genes, and the vectors of ``<cls>``.
+
+        The bins of the tokens, shape (n, length), are predicted from their vectors. The bins of the ``predicted``
+        genes, shape (n, predicted genes), are predicted from the vectors of ``<cls>``, shape (n, dim).
+        """
         vectors = self.network(genes, bins)  # (n, length, dim)
         around: Tensor = self.decoder["fc"](vectors)[..., 0]  # (n, length)
         queries = self.mvc_decoder["W"](self.mvc_decoder["gene2query"](self.network.encoder(predicted)).sigmoid())
@@ -92,9 +96,9 @@ def pretrain(
     state: Path | None = None,
     on_epoch: Callable[[int, int, float], None] | None = None,
 ) -> Checkpoint:
-    """Train an scGPT network.
+    """Train an scGPT network on cells without labels, and return its checkpoint.
 
-    The vocabulary holds upstream's special tokens and the most variable genes (scanpy, flavour ``seurat``).
+    The vocabulary holds scGPT's special tokens and the most variable genes (scanpy, flavour ``seurat``).
 
     Parameters
     ----------
@@ -129,7 +133,7 @@ def pretrain(
 def _one_epoch(
     run: TrainingRun, epoch: int, network: Pretrainer, values: sparse.csr_matrix, settings: Pretraining
 ) -> float:
-    """Train on two views of every cell, and return the mean loss."""
+    """Train on two simulated views of every cell, and return the mean loss."""
     encoder = network.network
     config, device = encoder.config, next(network.parameters()).device
     random = np.random.default_rng(epoch_seed(run.seed, epoch))
@@ -166,14 +170,18 @@ def _view(values: sparse.csr_matrix, random: np.random.Generator) -> sparse.csr_
 
 
 def _contrast(first_view: Tensor, second_view: Tensor) -> Tensor:
-    """Return the cross-entropy of the match between the two views of each cell in a batch, in both directions."""
+    """Return the contrastive loss of a batch: the cross-entropy of matching two views of each cell, both ways."""
     similarity = normalize(first_view, dim=1) @ normalize(second_view, dim=1).T / TEMPERATURE  # (n, n)
     own = torch.arange(len(first_view), device=first_view.device)
     return (cross_entropy(similarity, own) + cross_entropy(similarity.T, own)) / 2
 
 
 def _loss(network: Pretrainer, genes: Tensor, bins: Tensor, settings: Pretraining) -> tuple[Tensor, Tensor]:
-    """Return the squared error of masked bins by both decoders and of absent genes by ``<cls>``, and ``<cls>``."""
+    """Return the loss of a batch, and the ``<cls>`` vectors, shape (n, dim).
+
+    The loss is the squared error of masked bins by each decoder, plus that of absent genes by the inner-product
+    decoder, divided by ``LOSS_SCALE``.
+    """
     config = network.network.config
     expressed = genes >= SPECIAL_TOKENS  # neither padding nor another special token
     masked = expressed & (torch.rand(genes.shape, device=genes.device) < settings.mask_share)
@@ -193,7 +201,7 @@ def _loss(network: Pretrainer, genes: Tensor, bins: Tensor, settings: Pretrainin
 
 
 def _variable(logs: sparse.csr_matrix, count: int) -> Rows:
-    """Return the sorted columns of the most variable genes."""
+    """Return the columns of the ``count`` most variable genes, ascending."""
     expressed = np.flatnonzero(logs.getnnz(axis=0) >= 3)
     if len(expressed) < 50:
         msg = (

@@ -16,7 +16,7 @@ class TrainingRecipe:
     Attributes
     ----------
     epochs, minimum_steps
-        Number of epochs, more where they are fewer than ``minimum_steps`` optimiser steps.
+        Number of epochs, and lowest number of optimiser steps. If the epochs have fewer steps, epochs are added.
     momentum
         Momentum of SGD; AdamW ignores it.
     warmup
@@ -24,13 +24,14 @@ class TrainingRecipe:
     class_balance
         The weight of a label in the loss is (share of its cells) ** -class_balance, with mean 1 over cells.
     noise
-        Gaussian noise added to each vector at each step, in standard deviations of each value.
+        Standard deviation of the Gaussian noise that is added to the vectors at each step, as a share of the standard
+        deviation of each dimension.
     augmented_copies
-        Simulated copies of each cell, as if from another sample, that are added to the training cells.
+        Number of simulated copies of each cell, as if from another sample, that are added to the training cells.
     calibrate
-        Fit the temperature of the probabilities on held-out cells.
+        True to fit the temperature of the probabilities on held-out cells.
     refit
-        Train again on all labelled cells after the measurement on held-out cells.
+        True to train again on all labelled cells after the measurement on held-out cells.
     network
         Fields of :class:`SpikGPTConfig` that differ from its defaults.
     """
@@ -53,7 +54,7 @@ class TrainingRecipe:
     network: dict[str, Any] = field(default_factory=dict)
 
 
-# Published settings: the width of the embedding, a dropout mask for each copy, and no residual connections.
+# Published settings: a network as wide as the embedding, a dropout mask for each copy, and no residual connections.
 PAPER = TrainingRecipe(
     name="paper",
     optimizer="sgd",
@@ -85,7 +86,7 @@ RECIPES = {recipe.name: recipe for recipe in (DEFAULT, PAPER)}
 
 
 def network_config(recipe: TrainingRecipe, input_dim: int, n_labels: int) -> SpikGPTConfig:
-    """Return the network of a recipe for vectors of ``input_dim`` values."""
+    """Return the configuration of the network of a recipe for vectors of ``input_dim`` values."""
     overrides = dict(recipe.network)
     # A width of None stands for the length of the vectors.
     width = overrides["width"] = overrides.get("width", SpikGPTConfig.width) or input_dim

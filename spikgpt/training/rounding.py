@@ -1,4 +1,4 @@
-"""Round numbers before they are stored: compressed files of a reference are then about half as large.
+"""Round the numbers of a reference before they are stored, so that its compressed files are about half as large.
 
 The types of the stored numbers do not change, so every version reads them. Zeros in the last bits compress well.
 """
@@ -20,18 +20,21 @@ WEIGHT_BITS = 7
 
 
 def round_bits(values: npt.NDArray[Any], bits: int = WEIGHT_BITS) -> npt.NDArray[Any]:
-    """Return values of the same type, of which only some bits after the leading bit are not 0."""
+    """Round floats to ``bits`` bits after the leading bit, and return values of the same type."""
     mantissa, exponent = np.frexp(values)
     return np.asarray(np.ldexp(np.round(np.ldexp(mantissa, bits + 1)), exponent - bits - 1), dtype=values.dtype)
 
 
 def round_steps(values: Floats, step: float) -> npt.NDArray[np.float64]:
-    """Return the nearest multiples of a step."""
+    """Return values rounded to the nearest multiples of ``step``."""
     return np.asarray(np.round(np.asarray(values, dtype=np.float64) / step) * step)
 
 
 def round_weights(classifier: SpikingClassifier) -> None:
-    """Fold each BatchNorm into its weights, and round these; a graph then has the same rounded weights."""
+    """Fold each BatchNorm into the weights before it, and round the weights of all linear layers.
+
+    An exported graph, in which every BatchNorm is folded, then has the same rounded weights.
+    """
     with torch.no_grad():
         for layer in classifier.modules():
             if isinstance(layer, NormedLinear) and isinstance(norm := layer.norm, nn.BatchNorm1d):

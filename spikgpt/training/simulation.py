@@ -1,4 +1,4 @@
-"""Simulate cells: as if real cells came from another sample, and from the statistics of a reference alone."""
+"""Simulate cells: real cells as if from another sample, or cells from the statistics of a reference alone."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from spikgpt.errors import ConfigError
 from spikgpt.reference.files import EMBEDDER, Reference
 from spikgpt.types import Floats
 
-# Depth of another sample as a share of a cell's own depth, and largest share of ambient RNA.
+# Range of the depth in another sample, as a share of the cell's own depth, and largest share of ambient RNA.
 OTHER_DEPTH, LARGEST_AMBIENT = (0.3, 1.0), 0.6
 
 
 def simulated_vectors(projection: PCAProjection, cells: AlignedCells, *, seed: int = 0) -> npt.NDArray[np.float64]:
     """Return the vectors of cells as if they came from another sample, shape (n, dim).
 
-    Samples differ in depth and in ambient RNA. A cell keeps a share of its counts, uniform over ``OTHER_DEPTH``. A
-    Beta(1, 4) share of the remaining counts is the mean profile of the cells. Counts are drawn from a Poisson
-    distribution.
+    Samples differ in depth and in ambient RNA. A cell keeps a share of its counts, drawn uniformly from the range
+    ``OTHER_DEPTH``. A share of these counts, drawn from Beta(1, 4), is ambient RNA with the mean profile of the cells.
+    The final counts are drawn from a Poisson distribution.
 
     Parameters
     ----------
@@ -49,14 +49,15 @@ def simulated_vectors(projection: PCAProjection, cells: AlignedCells, *, seed: i
 def simulated_cells(reference: Reference, cells_per_label: int = 60, *, seed: int = 0) -> AnnData:
     """Return counts of simulated cells, with the same number for each label of a reference in ``obs["cell_type"]``.
 
-    The values of each gene are drawn independently: 0 or one value, with the mean and the deviation of log expression
-    of the label. Counts of half of the normalised total are drawn from a Poisson distribution. In real cells genes are
-    correlated, so real cells are harder to label.
+    The log expression of each gene is drawn independently of other genes. The drawn value is 0 or a positive value,
+    which is chosen so that the mean and the standard deviation are those of the label. The counts are drawn from a
+    Poisson distribution, with half of the normalised total. In real cells genes are correlated, so real cells are
+    harder to label.
 
     Raises
     ------
     ConfigError
-        When the reference reads no genes.
+        When the reference reads an embedding instead of genes.
     """
     embedding = stored_embedding(reference.embedder, reference.part(EMBEDDER), reference.genes, reference.more_genes)
     if not isinstance(embedding, PCAProjection):

@@ -15,11 +15,12 @@ from spikgpt.training.cells import LabelledCells
 from spikgpt.training.names import first_names
 from spikgpt.types import Integers, Strings
 
-# Splits of a cross-validation at most: of more donors or batches, several are held out at a time.
+# Largest number of splits of a cross-validation. With more donors or batches, a split holds out several of these.
 MOST_FOLDS = 5
-# Single donors or batches are tried too if there are at most this many; one of more has too few cells to measure with.
+# Largest number of donors or batches for which splits that hold out a single donor or batch are tried too. With more
+# donors or batches, a single one has too few cells to measure the accuracy.
 FEW_GROUPS = 10
-# Cells of a label with which its accuracy is well measured.
+# Number of cells of a label that suffices to measure the label's accuracy.
 ENOUGH_CELLS = 20
 
 
@@ -57,7 +58,7 @@ def hold_out(
                 "out. Remove these labels or merge them with others."
             )
             raise LabelsError(msg)
-        # At least one cell of every label in both parts.
+        # Both parts must have at least one cell of every label.
         size = max(round(share * len(labels)), len(names))
         return _stratified(labels, size, seed)
     names = np.unique(groups)
@@ -82,14 +83,14 @@ def hold_out(
 def folds(
     labels: Strings, groups: Strings, count: int = MOST_FOLDS, *, seed: int = 0
 ) -> Iterator[tuple[Integers, Integers]]:
-    """Yield training and held-out cells of splits that together hold out each group once.
+    """Yield the indices of the training and held-out cells of each split; together the splits hold out each group once.
 
-    A split holds out one group if there are at most ``count`` groups, else several groups of similar composition.
-    Splits without a label to learn and measure are left out.
+    A split holds out one group if there are at most ``count`` groups. Otherwise a split holds out several groups, and
+    all splits have similar shares of the labels. A split is left out if no label is both learned and measured.
     """
     names, index = np.unique(groups, return_inverse=True)
     if len(names) > count:
-        from sklearn.model_selection import StratifiedGroupKFold  # imported on use, as it takes half a second
+        from sklearn.model_selection import StratifiedGroupKFold  # imported here, as the import takes half a second
 
         several = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
         splits = ((np.sort(train), np.sort(held_out)) for train, held_out in several.split(labels, labels, groups))
@@ -99,7 +100,7 @@ def folds(
 
 
 def can_hold_out(labels: Strings, groups: Strings) -> bool:
-    """Return True if a whole group can be held out: a label in two groups can be both learned and measured."""
+    """Return True if a whole group can be held out, because a label in two groups is both learned and measured."""
     if len(np.unique(groups)) < 2 or len(np.unique(labels)) < 2:
         return False
     pairs = np.unique(np.stack([labels, groups], axis=1), axis=0)  # (pairs, 2)
@@ -114,7 +115,7 @@ def training_notes(cells: LabelledCells, train: Integers, held_out: Integers, *,
     train, held_out
         Indices of the training and the held-out cells.
     refit
-        True if the reference is trained again on all cells in the end.
+        True if the reference is finally trained again on all cells.
     """
     notes, labels = [], cells.labels
     if cells.dropped:
@@ -156,9 +157,9 @@ def _stratified(labels: Strings, size: int, seed: int) -> tuple[Integers, Intege
 
 
 def _apportioned(counts: Integers, total: int, random: np.random.RandomState) -> Integers:
-    """Return numbers of cells of each label that add up to ``total``, in proportion to its ``counts``, shape (L,).
+    """Return numbers of cells of each label, shape (L,), in proportion to ``counts``, shape (L,), with sum ``total``.
 
-    The largest remainders are rounded up. Among equal remainders, some are chosen at random.
+    The largest remainders are rounded up. Among equal remainders, the labels are chosen at random.
     """
     exact = counts / counts.sum() * total
     numbers = np.floor(exact)
@@ -174,7 +175,7 @@ def _apportioned(counts: Integers, total: int, random: np.random.RandomState) ->
 
 
 def _usable(labels: Strings, train: Integers, held_out: Integers) -> bool:
-    """Return True if the training part has two labels, and the held-out part one of them."""
+    """Return True if the training part has at least two labels, and the held-out part at least one of these labels."""
     learned = np.unique(labels[train])
     return len(learned) > 1 and bool(np.isin(labels[held_out], learned).any())
 
@@ -182,9 +183,10 @@ def _usable(labels: Strings, train: Integers, held_out: Integers) -> bool:
 def _rank(labels: Strings, train: Integers, held_out: Integers, share: float) -> tuple[Any, ...]:
     """Return the rank of a split; the best split has the largest rank.
 
-    At most half of the cells are held out, the most labels can be learned, and at least a tenth of the cells are held
-    out. Then the rarest label decides: of the numbers of its training and its held-out cells, the smaller is as large
-    as possible. Numbers above 20 count as 20.
+    The rank prefers, in this order: splits with at most half of the cells held out, the largest number of labels that
+    can be learned, and splits with at least a tenth of the cells held out. Then the rarest label decides. The smaller
+    of its numbers of training cells and held-out cells should be large. Numbers above 20 count as 20. The last
+    criterion is a share of held-out cells near ``share``.
     """
     names, index = np.unique(labels, return_inverse=True)
     learned, measured = (np.bincount(index[rows], minlength=len(names)) for rows in (train, held_out))

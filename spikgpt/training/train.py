@@ -56,16 +56,17 @@ def train(
     on_cells
         Called with the number of cells that scGPT embedded since the last call.
     on_epoch
-        Called with the stage and its progress after each epoch.
+        Called after each epoch with the name of the training step and its progress.
     on_note
-        Called before the training with each sentence on values, cells left out, and labels not measured.
+        Called before the training with each note: on suspicious values, cells left out, and labels without a measured
+        accuracy.
 
     Raises
     ------
     DataError
-        When the cells cannot be read or the labels cannot be learned from.
+        When the cells cannot be read, or too few labels have enough cells.
     ConfigError
-        When an option is out of range, or there is no such embedder.
+        When an option is out of range, or ``embedder`` is not the name of an embedder.
     CheckpointError
         When ``checkpoints`` holds the state of another training.
     """
