@@ -82,7 +82,7 @@ def altered_json(answer: HubAnswer, random: Random) -> HubAnswer:
 
 
 def altered_name(answer: HubAnswer, random: Random) -> HubAnswer:
-    """List another file with the name, hash and size of an existing file changed."""
+    """Add a file to the listing, with the hash of an existing file and another name or size."""
     try:
         values = json.loads(answer.body)
         row = dict(choice(random, values["siblings"]))
@@ -131,7 +131,7 @@ def truncated(answer: HubAnswer, random: Random) -> HubAnswer:
 
 
 def other_body(answer: HubAnswer, random: Random) -> HubAnswer:
-    """Send another body."""
+    """Replace the body by an empty, malformed or random body."""
     bodies = (b"", b"<html>Sign in</html>", b"null", b"[" * 100_000, b'{"a":' * 50_000, b"\xff\xfe\x00", b"1e999")
     return with_body(answer, choice(random, (*bodies, random.bytes(5000))))
 

@@ -26,7 +26,7 @@ UNUSUAL_VALUES: tuple[Any, ...] = (
     *("", "x", "\x1b[2J\x07", "a\nb", "<script>alert(1)</script>", "---\nlicense: x\n---", "../../etc/passwd"),
     *("Unknown", "unknown", " space ", "A" * 100_000, "e\u0301", "\u202eevil", "| x |", [], {}, [[]], {"": None}),
 )
-# Written into the JSON text directly, because json.dumps cannot write such values.
+# Values that are written into the JSON text directly, because json.dumps cannot write these values.
 RAW_VALUES = (
     "NaN",
     "Infinity",
@@ -41,7 +41,7 @@ MARK = "placeholder of a raw value"
 
 
 def choice(random: Random, values: Any) -> Any:
-    """Return a random value."""
+    """Return one of the given values at random."""
     values = list(values)
     return values[int(random.integers(len(values)))]
 

@@ -82,7 +82,7 @@ WRONG_YAML = (
 )
 
 
-# Altered fields of tables, and altered JSON files of checkpoints.
+# Wrong values for fields of tables, and wrong contents for JSON files of checkpoints.
 WRONG_FIELDS = (
     *(b"-1", b"nan", b"1e999", b"9" * 400, b'"', b"", b"\0", b"x" * 300_000, b"\t" * 90_000, b"," * 90_000),
     *(b"\xff\xfe", b"2147483648", b"99999999999", b"1_0", b"inf", b"../../x", b"0"),

@@ -88,7 +88,7 @@ class BuildRun:
         }
 
     def pushed(self) -> dict[str, bytes]:
-        """Return the files on the Hub."""
+        """Return the files that the command has pushed to the Hub, by path."""
         commit = self.hub.repositories[REPOSITORY].at("main")
         return dict(commit.files) if commit else {}
 
@@ -122,13 +122,13 @@ def points(build: BuildRun) -> dict[str, Callable[[], bool]]:
 
 
 def run_killed_build(build: BuildRun, server: FileServer) -> None:
-    """Kill the command at each point, run it to the end, and print each step."""
+    """Kill the command at each point, then run the command to its end; print one line for each run."""
     server.faults, server.requests = ["slow"], []
     build.hub.requests.clear()
     build.hub.fail(Fault("slow", "PUT /lfs/", seconds=SLOW), Fault("slow", "POST .*/commit/", seconds=SLOW))
     for point, ready in points(build).items():
         seconds = build.kill(ready)
-        time.sleep(SLOW if "Hub" in point else 0)  # until the Hub has handled the request
+        time.sleep(SLOW if "Hub" in point else 0)  # wait until the Hub has handled the request
         n_pushed = len(build.pushed()) if REPOSITORY in build.hub.repositories else 0
         state = "a complete reference" if (build.out / "manifest.json").exists() else "no reference"
         print_line(
@@ -143,7 +143,7 @@ def run_killed_build(build: BuildRun, server: FileServer) -> None:
 
 
 def unchanged_steps(build: BuildRun) -> str:
-    """Return the steps that the command did not repeat."""
+    """Return the names of the steps that the last run did not repeat, or ``nothing``."""
     return ", ".join(step for step in STEPS if f"{step} (unchanged)" in build.read_log()) or "nothing"
 
 

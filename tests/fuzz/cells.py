@@ -98,7 +98,7 @@ class CellFileFuzzer:
         )
 
     def _source(self, layout: str, suffix: str) -> Path:
-        """Return an undamaged file, written at the first call."""
+        """Return the path of the undamaged file of a layout and format; write the file at the first call."""
         path = self.folder / f"{layout}{suffix}"
         if path.exists():
             return path
@@ -133,7 +133,7 @@ class CellFileFuzzer:
         try:
             self._damage(path, kind, random)
         except (OSError, ValueError, KeyError, TypeError, NotImplementedError, AttributeError, OverflowError):
-            # This kind of damage does not fit this file.
+            # This kind of damage does not fit this file, so flip bytes instead.
             kind = "bytes flipped"
             self._damage(path, kind, random)
         return DamagedFile(number, kind, suffix, may_change, path)
@@ -162,7 +162,7 @@ class CellFileFuzzer:
             damage_cells.BYTES[kind](files[random.integers(len(files))], random)
 
     def run(self, case: DamagedFile) -> str:
-        """Return the outcome of a damaged file, with the reason of a failure."""
+        """Annotate a damaged file with both engines; return the outcome, and the reason of a failure."""
         results = {name: worker.process(case.path) for name, worker in self.workers.items()}
         for result in results.values():
             if result.outcome not in GOOD:
@@ -179,7 +179,7 @@ class CellFileFuzzer:
 
 
 class FuzzWorker:
-    """A process that handles files one by one; after a crash or a hang a new process replaces it."""
+    """A process that handles files one by one; after a crash or a hang, a new process handles the next file."""
 
     def __init__(
         self, engine: str, target: Callable[[str, Connection], None] | None = None, patience: float = PATIENCE
@@ -201,7 +201,7 @@ class FuzzWorker:
         self._process.join()
 
     def process(self, path: Path) -> WorkerResult:
-        """Return the result of a file from the process; the default ``target`` annotates the file."""
+        """Let the process handle a file, and return the result; the default ``target`` annotates the file."""
         self._pipe.send(path)
         try:
             if self._pipe.poll(self._patience):
@@ -293,7 +293,7 @@ class _ZarrGroup:
         return self[name] if name in self else None
 
     def visititems(self, visit: Any) -> None:
-        # Sorted, because zarr has no fixed order and a seed must give the same damage.
+        # Members are sorted, because zarr has no fixed order and a seed must always give the same damage.
         for name, item in sorted(self._group.members(max_depth=None), key=lambda member: str(member[0])):
             visit(name, item)
 

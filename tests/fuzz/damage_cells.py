@@ -14,7 +14,7 @@ Random = np.random.Generator
 
 
 def _array(group: Any, random: Random, *names: str) -> str:
-    """Return the path of a random array named one of ``names``; of any array if no such array exists."""
+    """Return the path of a random array whose name is in ``names``, or of any array if no array has such a name."""
     arrays: list[str] = []
     group.visititems(lambda name, item: arrays.append(name) if hasattr(item, "shape") else None)
     matches = [name for name in arrays if not names or name.rsplit("/", 1)[-1] in names]
@@ -165,8 +165,8 @@ def _shuffled(values: np.ndarray, random: Random) -> np.ndarray:
     return random.permutation(values)
 
 
-# Kinds of damage to the structure of an open HDF5 file or zarr group. True if the damage can change expression values
-# without an error.
+# Kinds of damage to the structure of an open HDF5 file or zarr group. Each has a function that causes the damage, and
+# True if the damage can change expression values without an error.
 STRUCTURE: dict[str, tuple[Callable[[Any, Random], Any], bool]] = {
     "indptr shuffled": (_changing(_shuffled, "indptr"), True),
     "indptr beyond": (_changing(lambda v, r: _with_wrong_value(v, r, 10**9, -1, 2**31 - 1), "indptr"), True),

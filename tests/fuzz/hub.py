@@ -50,7 +50,7 @@ ACTIONS = ("pull", "pull", "pull", "pull", "pull", "pull cached", "list", "push"
 
 
 def random_case(case: str) -> tuple[np.random.Generator, str, str, str, int]:
-    """Return the generator, action, alteration, request and count of altered answers of a case such as ``0-17``."""
+    """Return the random generator, action, alteration, request pattern and number of altered answers of a case."""
     random = np.random.default_rng([int(number) for number in case.split("-")])
     return (
         random,
@@ -65,7 +65,7 @@ def work(folder: str, pipe: Connection) -> None:
     """Run the cases whose folders come through a pipe; runs in a separate process."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     os.environ["HF_HUB_DISABLE_XET"] = "1"
-    # Shorter than the real limits, with which a thousand cases would take a day.
+    # These limits are shorter than the real limits, with which a thousand cases would take a day.
     requests.SPEED, hub_module.TIMEOUT, hub_module.PUSH_PATIENCE = 10**6, 0.5, 3.0
     hub_errors.TRIES = 2
     hub_errors.wait_of = lambda error: 0.01
@@ -132,7 +132,7 @@ def run_case(path: Path) -> WorkerResult:
 
 
 def outside(path: Path, *, slow: bool) -> list[str]:
-    """Return the files of a case outside of its folders, links out of the cache, and temporary files.
+    """Return forbidden remains of a case: files outside of its folders, links out of the cache, and temporary files.
 
     With ``slow``, temporary files are allowed: a download that was stopped as too slow keeps its temporary file until
     the thread ends.
@@ -148,7 +148,7 @@ def outside(path: Path, *, slow: bool) -> list[str]:
 def fuzz(count: int, seed: int, *, progress: bool = False) -> tuple[OutcomeCounts, list[str]]:
     """Return the number of each outcome by kind of alteration, and the failures."""
     with tempfile.TemporaryDirectory() as folder:
-        # Nested, so that paths such as ../../x stay in this folder.
+        # The cases run eight levels deep, so that paths such as ../../x stay in the temporary folder.
         home = Path(folder, *"abcdefgh")
         home.mkdir(parents=True)
         worker = FuzzWorker(folder, work, PATIENCE)

@@ -34,7 +34,7 @@ COMMANDS = ("annotate", "export", "pull", "push", "train")
 
 
 class KilledCommands:
-    """A folder for commands, a Hub, and the result and duration of each uninterrupted command."""
+    """Commands with a folder and a Hub, and the output and duration of each uninterrupted command."""
 
     def __init__(self, folder: Path, hub: LoopbackHub, commands: Sequence[str]) -> None:
         self.folder, self.hub = folder, hub
@@ -133,7 +133,7 @@ class KilledCommands:
 
 
 def spikgpt(*words: object) -> list[str]:
-    """Return a command line of spikgpt."""
+    """Return the command line that runs spikgpt with the given arguments."""
     return [sys.executable, "-c", "from spikgpt.cli.main import main; main()", *map(str, words)]
 
 

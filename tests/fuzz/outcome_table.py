@@ -38,7 +38,7 @@ def count_outcomes(
 
 
 def run(fuzz: Fuzz, good: Sequence[str], about: str | None, count: int) -> int:
-    """Run the fuzzer of a command line and print a table of outcomes; return 1 if a case failed."""
+    """Read the flags, run the fuzzer, and print a table of outcomes; return 1 if a case failed."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--count", type=int, default=count)
     parser.add_argument("--seed", type=int, default=0)

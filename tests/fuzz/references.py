@@ -48,7 +48,7 @@ from tests.fuzz.outcome_table import OutcomeCounts, count_outcomes, run
 
 DATA = CELLS.parent
 QUERY = 120
-# Seconds for one reference, with both engines and verify, and MiB by which the peak memory may grow.
+# Seconds that one reference may take with both engines and verify, and MiB by which the peak memory may grow.
 PATIENCE, MEMORY = 60.0, 1024
 GOOD = ("refused", "refused by an engine or verify", "same labels", "another reference")
 # Largest share of cells with labels that differ between the engines: in float32 and float64, a potential near the
@@ -72,7 +72,7 @@ class ReferenceFuzzer:
         self.labels = {}
         for name, files in self.sources.items():
             self._write(listed(dict(files)))
-            # Twice, because the first run loads modules and compiles functions.
+            # Check each reference twice, because the first check uses memory for modules and compiled functions.
             for _ in range(2):
                 result = self.worker.process(folder / "reference")
             assert result.outcome == "labelled", (name, result)
@@ -133,7 +133,7 @@ class ReferenceFuzzer:
         return source, kind
 
     def run(self, source: str) -> str:
-        """Return the outcome of an altered reference, with the reason of a failure."""
+        """Check the altered reference; return the outcome, and the reason of a failure."""
         result = self.worker.process(self.folder / "reference")
         outside = {path.name for path in self.folder.iterdir()} - {"reference", "cache", "working"}
         outside |= {path.name for path in (self.folder / "working").iterdir()} - {"secret"}

@@ -1,4 +1,4 @@
-"""Six damaged files; ``make fuzz`` tests 500."""
+"""Annotate six damaged files; ``make fuzz`` annotates 500."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fifteen altered answers of a Hub; ``make fuzz`` tests 600."""
+"""Run fifteen cases with altered answers of a Hub; ``make fuzz`` runs 600 cases."""
 
 from __future__ import annotations
 

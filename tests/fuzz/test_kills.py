@@ -1,4 +1,4 @@
-"""One killed command; ``make fuzz`` kills 50."""
+"""Kill one command and run it again; ``make fuzz`` kills 50 commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fifteen altered references; ``make fuzz`` tests 1000."""
+"""Check fifteen altered references; ``make fuzz`` checks 1000."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Six processes on one cache in two rounds; ``make fuzz`` runs 16 processes in 20 rounds."""
+"""Run six processes on one cache in two rounds; ``make fuzz`` runs 16 processes in 20 rounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nine altered recipes, studies and checkpoints; ``make fuzz`` tests 900."""
+"""Read nine altered recipes, studies and checkpoints; ``make fuzz`` reads 900."""
 
 from __future__ import annotations
 

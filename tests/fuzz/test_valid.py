@@ -1,4 +1,4 @@
-"""Four valid files; ``make fuzz`` tests 200."""
+"""Annotate four valid files; ``make fuzz`` annotates 200."""
 
 from __future__ import annotations
 

@@ -28,12 +28,12 @@ from tests.fuzz.alter_answers import REPO, files_of, reference_files
 from tests.hub_server import LoopbackHub
 
 PROCESSES = 16
-# Largest seconds of a pull and of a command.
+# Seconds that a pull, and a command, may take at most.
 PATIENCE, LONGEST = 60.0, 600.0
 
 
 def work(number: int, pipe: Connection) -> None:
-    """Pull once per round; with a seed, first damage the cache while the other processes pull."""
+    """Pull a reference once per request; if the request has a random seed, damage the shared cache first."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     pipe.send("ready")
     while request := pipe.recv():
@@ -59,7 +59,7 @@ def damage(cache: Path, random: np.random.Generator) -> None:
 
 
 def rounds(count: int, seed: int, processes: int = PROCESSES) -> list[str]:
-    """Return the failures of ``count`` rounds, each with an empty cache."""
+    """Let all processes pull in ``count`` rounds, each with an empty cache; return the failures."""
     context, failures = multiprocessing.get_context("forkserver"), list[str]()
     # The forkserver imports the modules once for all processes.
     context.set_forkserver_preload(["tests.fuzz.together"])
@@ -96,7 +96,7 @@ def rounds(count: int, seed: int, processes: int = PROCESSES) -> list[str]:
 
 
 def problems_of(cache: Path, *, damaged: bool) -> list[str]:
-    """Return the problems of a cache with one commit after all pulls; ``damaged`` if blobs may be damaged."""
+    """Return the problems of a cache after all pulls of one commit; with ``damaged``, damaged blobs are no problem."""
     # The client keeps empty lock files.
     files = [path for path in cache.rglob("*") if path.is_file() and not path.is_symlink() and path.suffix != ".lock"]
     blobs = [path for path in files if path.parent.name == "blobs"]
@@ -140,12 +140,12 @@ def annotate_concurrently(processes: int = PROCESSES) -> list[str]:
 
 
 def same(first: Path, second: Path) -> bool:
-    """Return whether two files hold the same bytes."""
+    """Return True if two files hold the same bytes."""
     return first.read_bytes() == second.read_bytes()
 
 
 def main() -> int:
-    """Print the failures; return 1 if there are any."""
+    """Pull and annotate at the same time, and print the failures; return 1 if there are failures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

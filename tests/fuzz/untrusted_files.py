@@ -42,7 +42,7 @@ from tests.spikgpt_recipes.study_files import READERS
 # Seconds that a case may take, and MiB by which the memory of the process may grow.
 PATIENCE, MEMORY = 60.0, 2048
 GOOD = ("refused", "read")
-# Cell types with a label in the recipe, and the number of cells.
+# Cell types that have a label in the recipe, and the number of cells in the files.
 TYPES, N_CELLS = ("alpha", "beta", "delta", "ductal", "acinar", "endothelial"), 240
 
 
@@ -68,7 +68,7 @@ def work(folder: str, pipe: Connection) -> None:
 
 
 def warm() -> None:
-    """Load the modules that are otherwise loaded on first use, which takes seconds."""
+    """Load modules in advance, because loading the modules on first use takes seconds."""
     config = ScGPTConfig(dim=8, heads=2, hidden=8, layers=1)
     with torch.device("meta"):
         ScGPTEncoder(config, 5, 0)
@@ -122,7 +122,8 @@ def listing(folder: Path, excluded: Path) -> dict[str, bytes | None]:
 def fuzz(count: int, seed: int, *, progress: bool = False) -> tuple[OutcomeCounts, list[str]]:
     """Return the number of each outcome by kind of damage, and the failures."""
     with tempfile.TemporaryDirectory() as folder:
-        # Nested, so that paths such as ../../x stay in this folder, beside a file that must not change.
+        # The cases run six levels deep, so that paths such as ../../x stay in the temporary folder.
+        # Each of these folders has a file that must not change.
         home = Path(folder, *"abcdef")
         home.mkdir(parents=True)
         for part in (home, *home.parents[:6]):

@@ -149,7 +149,7 @@ class ValidFileFuzzer:
         random = np.random.default_rng([seed, number])
         cells, suffix = self.cells.copy(), (".h5ad", ".zarr")[int(random.integers(2))]
         kinds = [str(kind) for kind in random.choice(list(KINDS), int(random.integers(1, 4)), replace=False)]
-        # In the order of KINDS: names of cells change before tables in obsm copy them.
+        # Apply the changes in the order of KINDS, so that cell names change before tables in obsm copy the names.
         for kind in sorted(kinds, key=list(KINDS).index):
             KINDS[kind](cells, random)
         result = self.worker.process(self._written(cells, suffix))

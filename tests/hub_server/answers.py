@@ -1,4 +1,4 @@
-"""HTTP answers of the loopback Hub, also improper and slow ones."""
+"""HTTP answers of the loopback Hub, including invalid and slow answers."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from spikgpt.reference.hub_metadata import HUB_LICENCES, is_hub_dataset
 
-# Tasks of the Hub that references may name.
+# Values of ``pipeline_tag`` that the loopback Hub accepts in a model card.
 TASKS = ("tabular-classification", "other")
 
 

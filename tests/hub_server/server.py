@@ -26,7 +26,7 @@ from tests.hub_server.answers import HubAnswer
 from tests.hub_server.metadata import errors_of, warnings_of
 from tests.hub_server.store import ATTRIBUTES, MAIN, Commit, Repository, Store, is_large, sha256
 
-# Faults that replace the answer.
+# HTTP statuses of the faults that replace the answer.
 ERRORS = {"error": HTTPStatus.INTERNAL_SERVER_ERROR, "rate limit": HTTPStatus.TOO_MANY_REQUESTS}
 
 
@@ -57,7 +57,7 @@ class Request:
 
 
 class LoopbackHub(Store):
-    """The server. Use it as a context manager.
+    """Server of a small Hub on this machine, for use as a context manager.
 
     ``tokens`` are users by token. Without tokens anyone may read and write everything. With tokens, writing and reading
     a private repository need the token of the namespace's owner. Repositories are saved in ``folder`` and loaded at the
@@ -94,7 +94,7 @@ class LoopbackHub(Store):
         self._server.server_close()
 
     def fail(self, *faults: Fault) -> None:
-        """Add faults after the present ones."""
+        """Add faults to the end of the list of faults."""
         self.faults += faults
 
     def clear_faults(self) -> None:
@@ -113,7 +113,7 @@ class LoopbackHub(Store):
 
 
 class _Refused(Exception):
-    """An answer other than success."""
+    """Exception that becomes an answer with an error status."""
 
     def __init__(self, status: int, message: str, *, code: str | None = None) -> None:
         super().__init__(message)
@@ -134,7 +134,7 @@ class _HubHandler(BaseHTTPRequestHandler):
                 self._answer()
             except _Refused as refused:
                 self._send_json({"error": str(refused)}, refused.status, refused.headers)
-            # Sent without the lock, because an altered answer can take long.
+            # The answer is sent without the lock, because an altered answer can take long.
             answer = self.hub.forge(f"{self.command} {urlsplit(self.path).path}", self._ready)
             answer.send(self.wfile, head_only=self.command == "HEAD")  # type: ignore[arg-type]
         except (BrokenPipeError, ConnectionResetError):

@@ -23,7 +23,7 @@ STATE = "hub.json"
 
 @dataclass(frozen=True)
 class Commit:
-    """The files of a repository by path, and the commit before this one."""
+    """The files of a repository by path, and the parent commit."""
 
     sha: str
     files: Mapping[str, bytes]
@@ -135,12 +135,12 @@ class Store:
 
 
 def is_large(path: str, size: int) -> bool:
-    """Return whether a file of ``size`` bytes is stored in LFS."""
+    """Return True if a file of ``size`` bytes is stored in LFS."""
     return path.endswith(LFS_SUFFIXES) or size > LFS_SIZE
 
 
 def sha256(content: bytes) -> str:
-    """Return the sha256 of a content, its name in LFS."""
+    """Return the sha256 of the content of a file, which is the name of the file in LFS."""
     return hashlib.sha256(content).hexdigest()
 
 

@@ -31,7 +31,7 @@ def changed(files: Mapping[str, bytes], change: Change, name: str = GRAPH) -> di
 
 
 def metadata(**values: str) -> Change:
-    """Return a change of the metadata of a graph."""
+    """Return a function that changes the metadata of a graph."""
 
     def change(graph: onnx.ModelProto) -> None:
         entries = {entry.key: entry.value for entry in graph.metadata_props} | values

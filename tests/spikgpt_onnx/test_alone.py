@@ -50,13 +50,13 @@ LEFT_OUT = """
     engines/test_onnx.py::test_outputs_equal_those_of_torch
     engines/test_onnx.py::test_without_torch_and_scanpy_the_files_are_the_same
 """
-# The tests of the checkout against the installed spikgpt: the folder of the checkout is last in sys.path.
+# Program that runs tests of the checkout on the installed spikgpt: the checkout is last in sys.path.
 PYTEST = """
 import sys, pytest
 sys.path.append(sys.argv[1])
 sys.exit(pytest.main(["-q", "-o", "pythonpath=", "-p", "no:cacheprovider", *sys.argv[2:]]))
 """
-# Runs command lines in one process and prints their exit codes.
+# Program that runs command lines in one process, and prints their exit codes.
 COMMANDS = """
 import json, sys
 from spikgpt.cli.main import main

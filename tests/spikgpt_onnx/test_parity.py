@@ -117,7 +117,7 @@ def test_wrong_labels_and_large_flips_across_the_threshold_fail(trained: Exporta
     assert not report("fp16", best_label=many).passed
 
 
-# Low enough for probabilities that differ from 1 in float64 and equal 1 in float32.
+# A temperature so low that some probabilities equal 1 in float32, but not in float64.
 TEMPERATURE = 0.1
 
 
@@ -174,7 +174,7 @@ def test_tied_labels_may_be_swapped(trained: ExportableReference) -> None:
     outputs = Session(graph.SerializeToString()).run(golden.inputs)
 
     def passed(nudge: float) -> bool:
-        """Return whether a graph passes that adds ``nudge`` to the probability of the second of two tied labels."""
+        """Return True if a graph passes that adds ``nudge`` to the probability of the second of two tied labels."""
         probabilities = outputs["probabilities"].copy()
         probabilities[:, max(first, second)] += np.float32(nudge)
         best = probabilities.argmax(axis=1)

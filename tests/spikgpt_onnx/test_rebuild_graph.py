@@ -31,7 +31,7 @@ from tests.spikgpt_onnx.altered_graphs import Change, backdoor, changed, metadat
 
 
 def nudged(how: Any, chosen: int = 0) -> Change:
-    """Return a change of the first number of one float32 tensor of a graph."""
+    """Return a function that changes the first number of one float32 tensor of a graph."""
 
     def change(graph: onnx.ModelProto) -> None:
         tensors = [tensor for tensor in graph.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]

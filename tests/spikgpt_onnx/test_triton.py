@@ -21,7 +21,7 @@ TYPES = {"TYPE_FP32": "tensor(float)", "TYPE_INT64": "tensor(int64)"}
 
 
 def entries(config: str, section: str) -> dict[str, Any]:
-    """Return type, shape and the flag optional of each input or output of a configuration, by name."""
+    """Return the type, the shape and the flag ``optional`` of each input or output of a configuration, by name."""
     (block,) = re.findall(rf"^{section} \[\n(.*?)\n\]$", config, re.DOTALL | re.MULTILINE)
     tensors = {}
     for entry in re.findall(r"\{(.*?)\}", block, re.DOTALL):

@@ -96,7 +96,7 @@ def write_recipe(folder: Path, *, left_out: str = "", training: str = "default")
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    """Start a file server whose clients retry at once."""
+    """Start a file server; downloads from the server are retried without waiting."""
     monkeypatch.setattr(download, "WAIT", 0.0)
     monkeypatch.setattr(download, "wait_of", lambda _: 0.0)
     with FileServer() as files:

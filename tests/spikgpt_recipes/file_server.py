@@ -1,4 +1,4 @@
-"""A server of files on this machine that can fail as the real ones do."""
+"""A file server on this machine that can fail as real servers do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Few cells in the layouts of published studies, with the real names of files, columns and cells."""
+"""Small test files in the layouts of published studies, with the real names of files, columns and cells."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def emtab5061(cells: AnnData) -> dict[str, bytes]:
     rows[1][0] = rows[0][0]
     table = text([["#samples", *names], *rows], "\t")
     header = ["Source Name", "Characteristics[individual]", "Characteristics[cell type]", "Comment[RUN]"]
-    # Two runs of each cell.
+    # Each cell has two sequencing runs, so the SDRF has two rows for each cell.
     sdrf_rows = [
         [name, "HP1502401", f"{kind} cell", f"ERR{index}{run}"]
         for index, (name, kind) in enumerate(zip(names, cells.obs["cell_type"], strict=True))
@@ -233,7 +233,7 @@ LAYOUTS: dict[str, Callable[[AnnData], dict[str, bytes]]] = {
     "GSE128033": gse128033,
 }
 
-# The readers of these files, as recipes state them.
+# Settings of the readers for the files above, as recipes state the settings.
 READERS: dict[str, dict[str, dict[str, Any]]] = {
     "GSE84133": {
         "GSE84133_RAW.tar": {

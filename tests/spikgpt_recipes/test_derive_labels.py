@@ -95,6 +95,6 @@ def test_the_script_labels_clusters_and_excludes_doublets(script: ModuleType, tm
     assert not labels.index.intersection(cells.obs_names[-10:]).size
     assert len(labels) > 200
     assert f"{len(labels)} of {len(labels)} labelled cells agree, 1.000; adjusted Rand index 1.000" in done.stdout
-    # The file has no time stamp.
+    # The gzip file has no time stamp.
     assert out.read_bytes()[4:8] == bytes(4)
     assert gzip.decompress(out.read_bytes()).startswith(b"cell,label\n")

@@ -58,7 +58,7 @@ def test_without_a_query_study_reference_cells_are_held_out(
         options = TrainOptions(batch_key=batch_key, seed=1)
         (row,) = leave_label_out("alpha", tmp_path / "reference.h5ad", {}, options)
     assert (row.label, row.study) == ("alpha", title)
-    # With a batch key, batch one is held out, a third of the cells; otherwise 30% of each label.
+    # With a batch key, the 120 cells of batch "one" are held out; otherwise 30% of the cells of each label.
     n_held_out = 120 if batch_key else 108
     assert row.unseen_cells + row.known_cells == n_held_out
     assert row.unseen_cells == pytest.approx(n_held_out / 6, abs=3)

@@ -1,4 +1,4 @@
-"""Cells of studies as one AnnData on disk."""
+"""The cells of all studies are written to disk as one AnnData."""
 
 from __future__ import annotations
 

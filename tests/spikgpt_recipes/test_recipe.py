@@ -197,7 +197,7 @@ def test_a_reference_name_selects_recipe_and_variant(tmp_path: Path, monkeypatch
     assert find_build("pancreas-four-donors") == (folder, "four-donors")
     with pytest.raises(ConfigError, match="There is no recipe 'pancreas-two-donors'; choose"):
         find_build("pancreas-two-donors")
-    # A folder with this name takes precedence.
+    # A folder with this name takes precedence over the shipped recipe.
     monkeypatch.chdir(tmp_path)
     copied = tmp_path / "pancreas-four-donors"
     shutil.copytree(folder, copied)

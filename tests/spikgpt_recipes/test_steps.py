@@ -50,7 +50,7 @@ def done_of(build: Build, steps: tuple[str, ...] = STEPS) -> dict[str, bool]:
 
 @pytest.fixture(scope="module")
 def built(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the small recipe with alpha cells left out once; the folder has ``recipe`` and ``islets``."""
+    """Build the small recipe, and train once without alpha cells; return the folder of ``recipe`` and ``islets``."""
     folder = tmp_path_factory.mktemp("built")
     recipe = write_recipe(folder / "recipe", left_out="alpha")
     with steps_at_least(60):
@@ -141,7 +141,7 @@ def test_files_overwritten_by_an_interrupted_step_are_rebuilt(
     (recipe / FILE).write_text(text.replace("human1, human2", "human1"))
     build = build_of(recipe, tmp_path / "islets", mirror)
     with monkeypatch.context() as patch:
-        # Interrupted after all files are written, and before the state is saved.
+        # Interrupt the build after all files are written, and before the state is saved.
         patch.setattr(BuildState, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             build.run(first)

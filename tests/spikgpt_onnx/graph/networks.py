@@ -39,7 +39,7 @@ def classifier_for(config: SpikGPTConfig, seed: int) -> SpikingClassifier:
 
 
 def run(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    # Trusted, because the literal form has an operator that references must not use.
+    # The graph is trusted, because the literal form has an operator that references must not use.
     return Session(model.SerializeToString(), trusted=True).run(inputs)
 
 
@@ -61,7 +61,7 @@ def expected(classifier: SpikingClassifier, vectors: Array) -> tuple[Array, Arra
         for current in inputs[0].numpy():
             h = v + (current - v) / node.tau
             distance = np.abs(h - node.v_threshold)
-            # Integer currents reach the threshold exactly, in every precision.
+            # Exact hits are left out: currents that are whole numbers reach the threshold exactly in every precision.
             distance[distance < 1e-12] = np.inf
             np.minimum(nearest, distance.reshape(len(vectors), -1).min(axis=1), out=nearest)
             v = np.where(h >= node.v_threshold, 0.0, h)

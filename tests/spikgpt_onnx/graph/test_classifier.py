@@ -40,7 +40,7 @@ def test_any_architecture_gives_the_labels_of_torch(config: SpikGPTConfig, cells
     classifier, vectors = classifier_for(config, seed), vectors_of(cells, config, seed)
     probabilities, distance = expected(classifier, vectors)
     confidence = probabilities.max(axis=1)
-    # Between the confidences of two cells, so that no cell lies exactly on the threshold.
+    # Set the threshold between the confidences of two cells, so that no cell lies exactly on the threshold.
     ordered = np.unique(np.append(confidence, [0.0, 1.0]))
     threshold = float(ordered[len(ordered) // 2 - 1 : len(ordered) // 2 + 1].mean())
 
@@ -92,7 +92,7 @@ def test_the_literal_graph_gives_the_same_probabilities(residual: bool, scale: f
 def test_the_graph_has_only_the_necessary_matrix_products() -> None:
     config = SpikGPTConfig(input_dim=16, n_labels=6, width=32, time_steps=4)
     counted = operators(labelling_graph(network_of(classifier_for(config, 0))))
-    # Stem, queries-keys-values, the hidden layer at each of 4 steps, the output of the block, and the head.
+    # Linear layers: stem, queries-keys-values, hidden layer at each of 4 steps, output of the block, and head.
     assert counted["Gemm"] + counted["MatMul"] == 1 + 1 + 4 + 1 + 1
     assert counted["Slice"] == counted["Squeeze"] == counted["Not"] == counted["Where"] - 1 == 0
     assert sum(counted.values()) < 120

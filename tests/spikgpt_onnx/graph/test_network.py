@@ -44,7 +44,7 @@ def test_the_threshold_can_be_set_at_each_run() -> None:
 
 
 def operators_and_weights(model: onnx.ModelProto) -> tuple[bytes, dict[str, Array]]:
-    """Return the bytes of a graph without the values of its constants, and the constants."""
+    """Return the bytes of a graph without the values of its weights, and the weights by name."""
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for tensor in model.graph.initializer:
         tensor.ClearField("raw_data")

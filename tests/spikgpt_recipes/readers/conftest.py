@@ -1,4 +1,4 @@
-"""Few cells in the layouts of published studies."""
+"""Small test data: 40 cells and 60 genes, from which tests write files in the layouts of published studies."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def sparse(size: int) -> bytes:
     member = tarfile.TarInfo("a.csv")
     member.type, member.size = tarfile.GNUTYPE_SPARSE, 0
     header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
-    # A map of one empty block; the stated size in base 256.
+    # Write the map of a sparse file with one empty block, and the stated size in base 256.
     header[386:398], header[398:410] = b"%011o\0" % 0, b"%011o\0" % 0
     header[483:495] = b"\x80" + size.to_bytes(11, "big")
     header[148:156] = b" " * 8
