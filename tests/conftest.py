@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 # huggingface_hub reads these variables on import. The loopback Hub has no xet storage.
 os.environ["HF_HUB_DISABLE_XET"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-# Keeps the tests away from the user's cache and token.
+# This temporary folder keeps the tests away from the user's cache and token.
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="spikgpt-tests-")
 # A port without a server, so that no test reaches the real Hub.
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
@@ -43,9 +43,9 @@ from spikgpt.scoring.rejection import RejectionRule
 from spikgpt.types import InputReport
 from tests.hub_server import LoopbackHub
 
-# Processes that a shell starts in the background ignore Ctrl-C, and commands that tests interrupt would inherit this.
+# A shell makes background processes ignore Ctrl-C. Commands that tests interrupt would otherwise ignore Ctrl-C too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# The imports of the tests create half a million objects and almost no garbage.
+# Garbage collection is off during imports, which create half a million objects and almost no garbage.
 gc.disable()
 
 # Files with the longest tests; these files run first, so that all processes end at about the same time.
@@ -113,14 +113,14 @@ def labelled(reference: Reference, adata: Any, engine: Any = None, **options: An
 
 
 def exportable(reference: Reference) -> ExportableReference:
-    """Return a reference in the form that the exporter needs."""
+    """Return a reference together with its torch engine, as the exporter needs."""
     from spikgpt_onnx.parity import ExportableReference
 
     return ExportableReference(reference, torch_engine(reference))
 
 
 def aligned(reference: Reference, adata: Any) -> AlignedCells:
-    """Return the nonempty cells, aligned to the genes of a reference."""
+    """Return the cells that have counts, aligned to the genes of a reference."""
     chunks = usual_engine(reference).embedding.read(adata, layer=None, scaling="auto").chunks
     cells = joined(list(chunks))
     return cells.part(~cells.empty)
@@ -128,7 +128,7 @@ def aligned(reference: Reference, adata: Any) -> AlignedCells:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep embeddings of the tests out of the user's cache."""
+    """Set a temporary cache folder, so that tests do not use the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPIKGPT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -146,7 +146,7 @@ def unchanged(adata: AnnData) -> Iterator[AnnData]:
 
 @pytest.fixture(scope="session")
 def cells() -> Iterator[AnnData]:
-    """360 cells of donor human1, 60 of each of its six largest types, in two made-up batches."""
+    """Yield 360 cells of donor human1, 60 of each of its six largest types, in two made-up batches."""
     adata = read_cells(DATA / "pancreas_baron_human1.h5ad")
     labels = adata.obs["cell_type"].astype(str).to_numpy()
     names, counts = np.unique(labels, return_counts=True)
@@ -223,13 +223,13 @@ def shipped() -> SpikGPT:
 
 @pytest.fixture(scope="session")
 def query() -> Iterator[AnnData]:
-    """300 cells of donors that none of these references was trained on."""
+    """Yield 300 cells of the donors human2 and human4, on which no reference of the tests was trained."""
     yield from unchanged(read_cells(QUERY_FILE)[::2][:300].copy())
 
 
 @pytest.fixture(scope="session")
 def few(query: AnnData) -> Iterator[AnnData]:
-    """120 cells of ``query``, enough for composition scaling."""
+    """Yield 120 cells of ``query``, enough for composition scaling."""
     yield from unchanged(query[:120].copy())
 
 
@@ -243,7 +243,7 @@ def foreign(few: AnnData) -> AnnData:
 
 @pytest.fixture(scope="session")
 def logs(small: Reference, query: AnnData) -> sparse.csr_matrix:
-    """Log expression in ``query`` of the genes of ``small``."""
+    """Return the log expression of ``query`` for the genes of ``small``, shape (cells, genes)."""
     cells = aligned(small, query)
     return log_normalise(cells.values, cells.totals)
 

@@ -28,7 +28,7 @@ def main() -> int:
     reference = open_reference("pancreas")
     # The example does not impute genes that the query lacks.
     engine = torch_engine(replace(reference, more_genes=None))
-    # The options of the graph, which labels each cell alone and without an OOD score.
+    # Options that match the ONNX graph, which labels each cell alone and without an OOD score.
     options = AnnotateOptions(scaling="reference", smoothing=False, threshold=reference.thresholds.threshold)
     cells = read_cells(CELLS)
     kept_genes = np.random.default_rng(0).random(cells.n_vars) < 2 / 3

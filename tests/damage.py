@@ -29,7 +29,7 @@ def listed(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def rewritten(name: str, change: Callable[[Any], Any]) -> Change:
-    """Return a change of a JSON file and of its entry in the manifest."""
+    """Return a function that changes a JSON file and its entry in the manifest."""
     return lambda files: listed(files | {name: json.dumps(change(json.loads(files[name]))).encode()})
 
 
@@ -60,7 +60,7 @@ def manifest(change: Callable[[dict[str, Any]], object]) -> Change:
 
 
 def header(change: Callable[[dict[str, Any]], object]) -> Change:
-    """Return a change of the header of the safetensors file, which keeps the data."""
+    """Return a function that changes the header of the safetensors file and keeps the tensor data."""
 
     def apply(files: dict[str, bytes]) -> dict[str, bytes]:
         content = files["model.safetensors"]
@@ -92,7 +92,7 @@ def first(name: str, index: tuple[int, ...], value: float) -> Change:
     return tensors(change)
 
 
-# os.system("true")
+# A pickle that runs os.system("true") when it is loaded.
 PICKLE = b"\x80\x04\x8c\x05posix\x94\x8c\x06system\x94\x93\x94\x8c\x04true\x94\x85\x94R\x94."
 SHA_OF_ONNX = {"sha256": hashlib.sha256(b"onnx").hexdigest()}
 MALICIOUS: dict[str, tuple[Change, str]] = {

@@ -126,7 +126,7 @@ def make(environment: Environment, base: str, folder: Path, index: str) -> Path:
     )
     extras = "cpu,train,parquet" if torch else "cpu,parquet"
     kept = folder / "torch.txt"
-    # Keep the installed release, even if the resolution prefers another.
+    # Keep the installed release of torch, even if uv would choose another release.
     kept.write_text(f"torch=={_installed_torch(python).partition('+')[0]}\n" if torch else "")
     options = [*environment.options, "--constraint", str(kept)]
     _uv("pip", "install", "--quiet", "--python", str(python), *options, f"{ROOT}[{extras}]")
@@ -164,7 +164,7 @@ def main() -> int:
             rows.append(f"| {environment.name} | not run: Python {environment.python} is not on PATH or in pyenv |")
             continue
         python = make(environment, base, options.folder.resolve() / environment.name, options.index)
-        # With -P and in another folder, so that Python imports the installed package and not the checkout.
+        # Run with -P and in another folder, so that Python imports the installed package and not the checkout.
         ran = subprocess.run(
             [str(python), "-P", "-W", "ignore::SyntaxWarning", str(Path(__file__).resolve()), "--check"],
             capture_output=True,

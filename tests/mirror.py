@@ -49,7 +49,7 @@ class SyntheticCells:
         for label in np.unique(index):
             rows = np.flatnonzero(index == label)
             columns[rows] = np.searchsorted(self._cumulative[label], self.random.random((len(rows), depth)))
-        # Real cells lie between labels. Without mixing, every probability would be 1.
+        # Mix each cell with another label, as real cells lie between labels. Otherwise, every probability would be 1.
         other, share = self.random.integers(len(self.labels), size=size), self.random.uniform(0, 0.5, size)
         for label in np.unique(other):
             rows = np.flatnonzero(other == label)
@@ -68,7 +68,7 @@ def lung(folder: Path, cells: int = 2000, genes: int = 2000) -> Path:
     """Write made-up cells in the layout of the Human Lung Cell Atlas core."""
     recipe = read_recipe(find_recipe("lung"))
     reference, query = recipe.sources
-    # About 60 cells of each label; few cells get few labels.
+    # Use so many labels that each label has about 60 cells, so a small mirror has few labels.
     labels = list(reference.labels)[:: max(1, 60 * len(reference.labels) // cells)]
     synthetic = SyntheticCells(labels, genes)
     studies = [*reference.keep["part"], *query.keep["part"], "Barbry_Leroy_2020"]
@@ -79,7 +79,7 @@ def lung(folder: Path, cells: int = 2000, genes: int = 2000) -> Path:
         for start in range(0, cells, CHUNK):
             counts, names = synthetic.cells(min(CHUNK, cells - start))
             index = np.arange(start, start + len(names))
-            # A tenth of the cells is of each of the last two studies; the others take turns.
+            # Each of the last two studies has a tenth of the cells; the first six studies share the rest about equally.
             study = np.where(index % 10 == 8, 6, np.where(index % 10 == 9, 7, index % 6))
             donors = [f"{studies[number]}_{cell % 3}" for cell, number in zip(index // 10, study, strict=True)]
             obs = {"ann_finest_level": names, "donor_id": donors, "study": [studies[number] for number in study]}

@@ -18,7 +18,7 @@ OVERRIDING, DROP_FROM_BOUNDING_SET = (1, 2), 24
 CACHE_VARIABLES = ("SPIKGPT_CACHE", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "NUMBA_CACHE_DIR")
 
 
-# Runs command lines one after another.
+# Program that runs command lines one after another.
 SEVERAL = """
 import json, sys
 from spikgpt.cli.main import main
@@ -39,7 +39,7 @@ def run_as_ordinary(*words: object, home: Path) -> Ran:
 
 
 def run_all_as_ordinary(*commands: tuple[object, ...], home: Path) -> Ran:
-    """Run command lines in one process without the privileges of root, which prints their exit codes."""
+    """Run command lines in one process without the privileges of root; the process prints their exit codes."""
     return _run([sys.executable, "-c", SEVERAL, json.dumps([list(map(str, words)) for words in commands])], home)
 
 

@@ -220,7 +220,7 @@ def imports_within(folder: Path) -> dict[str, set[str]]:
         names = [name for part in ast.walk(tree(path)) for name in imported(part, path)]
         below = {name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)}
         modules = {name for name in below if Path(folder, name).is_dir() or Path(folder, f"{name}.py").is_file()}
-        # The remaining names are defined in the folder's __init__.py.
+        # Imported names that are no modules are defined in the folder's __init__.py.
         below = modules | ({"__init__"} if below > modules else set())
         graph.setdefault(node, set()).update(below - {node})
     return graph
@@ -253,7 +253,8 @@ def a_test_file_mirrors_each_source_file(path: Path) -> None:
     if path.name == "__init__.py":
         return
     parts = path.relative_to(ROOT).parts
-    # tests/cells/test_align.py for spikgpt/cells/align.py; tests/spikgpt_onnx/ for export/spikgpt_onnx/.
+    # The test of spikgpt/cells/align.py is tests/cells/test_align.py. Tests of export/spikgpt_onnx are in
+    # tests/spikgpt_onnx.
     test = Path(ROOT, "tests", *parts[1:-1], f"test_{parts[-1]}")
     exists, excepted = test.is_file(), relative_name(path) in UNTESTED
     assert exists or excepted, f"{relative_name(test)} is missing"

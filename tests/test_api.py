@@ -238,7 +238,7 @@ def test_a_model_is_exported_and_pushed(small: Reference, tmp_path: Path, hub: L
     assert pulled.reference.origin == f"me/small@{pushed.commit}"
 
 
-# Runs in a separate process, which is forked after several threads have run the network.
+# Program for a separate process that forks after several threads have run the network.
 PROCESSES = """
 import copy, os, pickle, signal, sys, threading
 from spikgpt import SpikGPT

@@ -162,7 +162,7 @@ def test_temporary_files_of_killed_processes_only_are_removed(tmp_path: Path) ->
         assert len(list(tmp_path.iterdir())) == 2 + len(kept)
         with replacing(path) as temporary:
             temporary.write_text("whole")
-        # The output, and the temporary folder of the live process.
+        # The folder holds the output, and the temporary folder of the process that still runs.
         assert len(list(tmp_path.iterdir())) == 2 + len(kept)
         assert path.read_text() == "whole"
         live.communicate()

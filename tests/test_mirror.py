@@ -72,7 +72,7 @@ def hearts(cells: AnnData) -> AnnData:
     return few
 
 
-# Function that makes the cells, name of the study, and obs column with the labels.
+# For each recipe: the function that makes the cells, the name of the study, and the obs column with the labels.
 CASES: dict[str, tuple[Callable[[AnnData], AnnData], str, str]] = {
     "pancreas": (islets, "Baron", "cell_type"),
     "retina": (eyes, "Voigt", "cluster"),

@@ -65,7 +65,7 @@ def test_methods_document_all_parameters(method: Any) -> None:
     assert set(inspect.signature(method).parameters) - {"self", "cls"} <= names
 
 
-# Runs in a separate process, because an IPython shell changes the interpreter.
+# Program for a separate process, because an IPython shell changes the interpreter.
 SHELL = """
 import warnings
 from IPython.core.completer import provisionalcompleter

@@ -165,7 +165,7 @@ def test_few_labels_change_if_other_cells_are_removed(
 ) -> None:
     adata = all_cells
     order = np.random.default_rng(0).permutation(adata.n_obs)
-    # With left_out 0.5 both halves, else only the kept part.
+    # With left_out 0.5, annotate each half; otherwise annotate only the cells that are kept.
     parts = np.array_split(order, 2) if left_out == 0.5 else [order[round(left_out * adata.n_obs) :]]
     for part in parts:
         annotation = labelled(shipped.reference, adata[part].copy())

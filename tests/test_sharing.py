@@ -321,7 +321,7 @@ def test_malicious_and_damaged_repositories_are_refused(hub: LoopbackHub, client
     hub.put(REPO, change(good))
     with pytest.raises(DamagedReference, match=message):
         open_reference(REPO, hub=client)
-    # The original files are accepted, so the change is the only reason.
+    # The original files are accepted, so the change is the only reason for the refusal.
     hub.put(REPO, good)
     assert open_reference(REPO, hub=client).name == "islets"
 
@@ -408,7 +408,7 @@ def replace_graph(folder: Path, graph: onnx.ModelProto) -> None:
     write_altered(folder, {GRAPH: content, PARITY: json.dumps(report).encode()})
 
 
-# Verifies a folder in a process in which the packages of each argument are missing.
+# Program that verifies a folder once for each argument, without the packages that the argument lists.
 VERIFY_WITHOUT = """
 import json, sys
 for missing in sys.argv[2:]:

@@ -109,7 +109,7 @@ def frequent(few: AnnData) -> AnnData:
 
 @pytest.fixture(scope="module")
 def labels_of(frequent: AnnData, shipped: SpikGPT) -> Labels:
-    """Return a function that annotates the cells of ``frequent`` with other values."""
+    """Return a function that annotates the cells of ``frequent`` with other values in X."""
 
     def labels(values: Matrix) -> pd.DataFrame:
         cells = with_x(frequent, sparse.csr_matrix(np.asarray(values, dtype=np.float32)))
@@ -205,7 +205,7 @@ def expected_of_half(small: Reference, half: AnnData) -> Annotation:
     return labelled(small, half)
 
 
-# These tests get the folder of a reference: hypothesis prints the arguments of a failure, and a reference fills pages.
+# These tests take the folder of a reference, because hypothesis prints arguments and a reference would fill pages.
 
 
 @FEW_EXAMPLES

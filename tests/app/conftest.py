@@ -1,4 +1,4 @@
-"""A running page in a separate process, and browsers of its users."""
+"""Fixtures that start ``spikgpt app`` in a separate process, and browsers that open its page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.service.conftest import has_ended
 
 
 class App:
-    """A running page; ``temporary`` is its folder for temporary files."""
+    """A ``spikgpt app`` process; ``temporary`` is its folder for temporary files."""
 
     def __init__(self, process: subprocess.Popen[str], temporary: Path) -> None:
         self.process, self.temporary = process, temporary
@@ -34,13 +34,13 @@ class App:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         assert self._listening.wait(180), self.log
-        # The address with its key, and the address alone.
+        # ``url`` is the address with the access key; ``address`` is the address without the key.
         self.url = next(match[1] for line in self.log if (match := re.match(r"Open (\S+) in a browser;", line)))
         self.address = self.url.partition("?")[0]
 
     def _read(self) -> None:
         assert self.process.stderr is not None
-        with suppress(ValueError):  # closed by the test
+        with suppress(ValueError):  # the test may close the pipe
             for line in self.process.stderr:
                 self.log.append(line)
                 if line.startswith("Open "):
@@ -48,12 +48,12 @@ class App:
         self._listening.set()
 
     def files(self) -> list[Path]:
-        """Return the files of all sessions."""
+        """Return all files in the temporary folder: uploads and results of all sessions."""
         # A folder can be removed during the walk, which Path.rglob does not allow.
         return [Path(folder, name) for folder, _, names in os.walk(self.temporary) for name in names]
 
     def children(self) -> list[psutil.Process]:
-        """Return the worker processes, and the process that removes the folder."""
+        """Return the child processes: the workers, and the process that removes the temporary folder."""
         return list(psutil.Process(self.process.pid).children())
 
     def wait_until(self, condition: Callable[[], Any], seconds: float = 60) -> None:
@@ -64,7 +64,7 @@ class App:
             time.sleep(0.05)
 
     def stop(self) -> int:
-        """Send SIGTERM and return the exit code."""
+        """Stop the process with SIGTERM, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(60)
         self._reader.join()
@@ -73,7 +73,7 @@ class App:
 
 @contextmanager
 def running(temporary: Path, *arguments: object) -> Iterator[App]:
-    """Run ``spikgpt app``, by default with the reference pancreas, and assert that no files remain."""
+    """Run ``spikgpt app``, by default with the reference pancreas; assert at the end that no files remain."""
     models = () if "--model" in arguments else ("--model", "pancreas")
     command = [*PROGRAM, "app", "--port", "0", *models, *map(str, arguments)]
     environment = {**os.environ, "TMPDIR": str(temporary)}
@@ -93,7 +93,7 @@ def running(temporary: Path, *arguments: object) -> Iterator[App]:
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """Run a page with two references, for small files."""
+    """Run ``spikgpt app`` with two references, and limits of 3 MB and 500 cells for an upload."""
     pytest.importorskip("gradio")
     models = ("--model", "pancreas", "--model", "pbmc")
     with running(
@@ -103,7 +103,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 class User:
-    """A user with a separate browser, whose console and requests are recorded."""
+    """A user of the page in a separate browser context; page errors and requests are recorded."""
 
     def __init__(self, browser: Any, app: App, **settings: Any) -> None:
         self.app = app
@@ -120,7 +120,7 @@ class User:
         self.page.wait_for_selector(".sg-zone")
 
     def upload(self, path: Path) -> None:
-        """Choose a file, and wait until the server has it."""
+        """Choose a file, and wait until the server has received the file."""
         self.page.set_input_files(".sg-zone input", path)
         self.page.wait_for_selector('.sg-zone[data-state="ready"]')
 
@@ -131,18 +131,18 @@ class User:
         self.page.click("#annotate")
 
     def counts(self) -> dict[str, int]:
-        """Wait for the labels, and return the number of cells of each."""
+        """Wait for the labels, and return the number of cells of each label."""
         self.page.wait_for_selector(".sg-labels")
         rows = [row.locator("td").all_inner_texts() for row in self.page.locator(".sg-labels tbody tr").all()]
         return {label: int(cells.replace(",", "")) for label, cells, *_ in rows}
 
     def error(self) -> str:
-        """Wait for an error, and return it."""
+        """Wait for an error message, and return its text."""
         self.page.wait_for_selector(".sg-error")
         return str(self.page.inner_text(".sg-error"))
 
     def download(self, ending: str, folder: Path) -> Path:
-        """Save the download with a file extension, and return its path."""
+        """Download the result with the given file extension, and return the path of the saved file."""
         with self.page.expect_download() as started:
             self.page.click(f'.sg-download[download$="{ending}"]')
         path = folder / str(started.value.suggested_filename)
@@ -150,24 +150,24 @@ class User:
         return path
 
     def leave(self) -> None:
-        """Close the browser; assert that it had no error and sent requests to this server only."""
+        """Close the browser context; assert that there were no page errors and no requests to other servers."""
         self.context.close()
         assert not self.errors, self.errors
-        # The addresses data: and blob: send no request.
+        # Addresses that start with data: or blob: send nothing over the network.
         requested = {url for url in self.requests if not url.startswith(("data:", "blob:"))}
         assert {url for url in requested if not url.startswith(self.app.address)} == set()
 
 
 @pytest.fixture
 def user(chromium: Any, app: App) -> Iterator[User]:
-    """Return a user of the page; at the end, assert no errors and no requests to other servers."""
+    """Yield a user of the page; assert at the end that there were no page errors and no requests to other servers."""
     visitor = User(chromium, app)
     yield visitor
     visitor.leave()
 
 
 def with_map(cells: AnnData) -> AnnData:
-    """Return cells with a map: a UMAP would take ten seconds to compile."""
+    """Return the cells with random map coordinates, because the UMAP code takes ten seconds to compile."""
     adata = cells.copy()
     adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(adata.n_obs, 2)).astype(np.float32)
     return adata
@@ -185,13 +185,13 @@ def few_file(few: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def expected(shipped: SpikGPT, few: AnnData) -> Annotation:
-    """Return the annotation of the same cells by the library."""
+    """Return the annotation of the cells in ``few_file`` by the Python library."""
     return shipped.annotate(few.copy(), progress=False)
 
 
 @pytest.fixture(scope="session")
 def damaged_file(few_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a truncated file of cells."""
+    """Write the first 5000 bytes of ``few_file`` to another file, and return its path."""
     path = tmp_path_factory.mktemp("cells") / "damaged.h5ad"
     path.write_bytes(few_file.read_bytes()[:5000])
     return path

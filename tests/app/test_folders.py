@@ -1,4 +1,4 @@
-"""The folder of a server is removed at its end; names of uploads are harmless."""
+"""The temporary folder of a server is removed when the server ends; uploads get safe file names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_folder_is_removed_at_the_end(tmp_path: Path, monkeypatch: pytest.Mo
         assert folder.parent == tmp_path
         assert folder.stat().st_mode & 0o077 == 0
         (folder / "cells.h5ad").write_bytes(b"cells")
-        # Another server does not remove the folder.
+        # A second server removes the folders of ended servers only, so this folder stays.
         remove_leftovers(tmp_path)
         assert (folder / "cells.h5ad").exists()
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The summary of a run equals the written one after reading."""
+"""The summary of a run stays the same when it is written to a file and read back."""
 
 from __future__ import annotations
 

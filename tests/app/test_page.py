@@ -1,4 +1,4 @@
-"""The page in a real browser: upload, labels, downloads, mistakes, and hostile files."""
+"""The page in a real browser: upload, labels, downloads, user errors and malicious files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.cells.conftest import endless
 from tests.cli.conftest import Run
 from tests.cli.conftest import run as command_line_run
 
-# A fixture of the tests of the command line.
+# The fixture ``run`` of tests/cli, so that tests here can run the command line too.
 run = command_line_run
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
@@ -33,7 +33,7 @@ HOSTILE = (
 
 
 def message_of_the_command_line(run: Run, query: Path, folder: Path) -> str:
-    """Return the error message of spikgpt annotate, without the folder of the file."""
+    """Return the error message of ``spikgpt annotate``, with the folder removed from the path of the file."""
     ran = run("annotate", query, "--model", "pancreas", "--table", folder / "labels.csv")
     assert ran.code == 2
     return ran.err.strip().replace(f"{query.parent}/", "")
@@ -43,7 +43,7 @@ def test_a_file_is_labelled_and_downloaded(user: User, few_file: Path, expected:
     user.upload(few_file)
     user.begin()
     assert user.counts() == expected.counts()
-    # The compatibility is above the table.
+    # The compatibility is shown above the table of labels.
     verdict = user.page.locator(".sg-verdict")
     assert words(expected).title in verdict.inner_text()
     assert verdict.bounding_box()["y"] < user.page.locator(".sg-labels").bounding_box()["y"]
@@ -51,7 +51,7 @@ def test_a_file_is_labelled_and_downloaded(user: User, few_file: Path, expected:
     assert path.name == "few-labels.csv"
     table = pd.read_csv(path, index_col=0)
     assert table["spikgpt_label"].tolist() == expected.labels.tolist()
-    # The report is shown in a frame, and its script cannot access the page.
+    # The report is shown in a sandboxed frame, so its script cannot access the page.
     report = user.page.frame_locator(".sg-report")
     assert f"Cell types of {few_file.name}" in report.locator("body").inner_text()
     frame = user.page.query_selector(".sg-report").content_frame()
@@ -99,7 +99,7 @@ def test_the_options_change_the_labels(
     assert user.counts() == annotation.counts()
     assert "Unknown" not in annotation.counts()
     assert user.page.locator(".sg-clusters tbody tr").count() == 3
-    # A local file is read without a copy.
+    # A file on this machine is read in place; the server makes no copy.
     assert few_file.name not in [path.name for path in app.files() if path.parent.name != ".results"]
     table = pd.read_csv(user.download(".csv", tmp_path), index_col=0)
     assert table["spikgpt_cluster_label"].tolist() == list(adata.obs["spikgpt_cluster_label"])
@@ -133,7 +133,7 @@ def test_hostile_names_do_no_harm(user: User, few: AnnData, tmp_path: Path) -> N
     assert len(names) == len(HOSTILE)
     assert {HOSTILE[0], HOSTILE[2].strip()} <= set(names)
     assert not any("\u202e" in name or "\x1b" in name for name in names)
-    # Names create no HTML elements, and no element is wider than the page.
+    # Names in the file create no HTML elements, and no element is wider than the page.
     assert user.page.locator("#labels img, #labels script, #labels b, .sg-file img").count() == 0
     assert user.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     table = pd.read_csv(user.download(".csv", tmp_path), index_col=0)
@@ -216,7 +216,7 @@ def test_other_users_are_refused_and_no_other_server_is_contacted(app: App) -> N
         config = client.get(f"{app.address}config").json()
     assert config["analytics_enabled"] is False
     assert not config.get("is_space")
-    # No other port: neither a share link nor a second server.
+    # The server listens on one port only, so Gradio opened no share link and no second server.
     process = psutil.Process(app.process.pid)
     ports = {
         connection.laddr.port

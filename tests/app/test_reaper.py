@@ -21,7 +21,7 @@ def test_the_folder_is_removed_at_the_end_of_the_input(tmp_path: Path) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.5)
         assert folder.exists()
-        # The signals that end a server do not end the process that removes the folder.
+        # SIGTERM and SIGINT end a server, but not the process that removes its temporary folder.
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
         assert process.stdin is not None

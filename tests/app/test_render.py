@@ -1,4 +1,4 @@
-"""Texts from files are shown as text; the compatibility comes first."""
+"""Texts from files are escaped in the HTML; the compatibility comes first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KNOWN = {"div", "p", "b", "h2", "h3", "ul", "li", "table", "thead", "tbody", "tr
 
 
 class Elements(HTMLParser):
-    """The elements and the attributes of HTML."""
+    """Parser that collects the elements and the attributes of an HTML text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def test_hostile_names_are_shown_as_text(name: str) -> None:
     elements = Elements(html)
     assert elements.names <= KNOWN | {"progress"}
     assert not {name for name in elements.attributes if name.startswith("on")}
-    # No syntax of Gradio templates, and no character that reverses or hides the text around it.
+    # The HTML has no Gradio template syntax, and no Unicode character that reverses or hides text.
     assert not set("{}$`@\\") & set(html)
     assert all(character.isprintable() for character in html)
     if name.isprintable():

@@ -1,4 +1,4 @@
-"""Runs are admitted, followed and stopped."""
+"""Runs are accepted or refused, report their progress, and can be stopped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LABELS = summary("alpha")
 
 
 class MadeUpPool:
-    """Pool whose worker waits for an event before it returns a result."""
+    """Stand-in for the pool of workers; a job ends when the test sets the event ``release``."""
 
     def __init__(self, error: SpikGPTError | None = None) -> None:
         self.error, self.release = error, asyncio.Event()

@@ -22,7 +22,7 @@ pytest.importorskip("gradio")
 
 
 def reaper_of(app: App) -> psutil.Process:
-    """Return the process that removes the folder of a page."""
+    """Return the child process that removes the temporary folder of the server."""
     return next(child for child in app.children() if reaper_file in child.cmdline())
 
 
@@ -56,7 +56,7 @@ def test_a_killed_server_leaves_no_files(way: str, chromium: Any, few: AnnData, 
         user.context.close()
         if way == "server and helper":
             assert list(temporary.glob(f"{PREFIX}*"))
-            # The next page removes the remaining files.
+            # The next server removes the files that the killed server left.
             with running(temporary, "--concurrent", 1):
                 assert len(list(temporary.glob(f"{PREFIX}*"))) == 1
         app.wait_until(lambda: not list(temporary.iterdir()))

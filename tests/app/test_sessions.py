@@ -14,7 +14,7 @@ from spikgpt.service.refusals import Kind, Refusal
 
 
 def upload_writer(content: bytes) -> Callable[[Path], Awaitable[Path]]:
-    """Return a function that receives an upload."""
+    """Return a function that writes ``content`` as an upload into a folder, and returns the path."""
 
     async def write(folder: Path) -> Path:
         (folder / "upload").write_bytes(content)
@@ -142,7 +142,7 @@ def test_uploads_and_sessions_are_limited(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(module, "MOST", 2)
         with pytest.raises(Refusal, match="2 pages are open"):
             await sessions.session_of("third")
-        # An open page keeps its session; an idle client loses its session to a new one.
+        # A session with an open page is kept. An idle session without a page ends if a new client needs its place.
         first.used -= 2 * module.IDLE
         sessions.connect("one")
         with pytest.raises(Refusal, match="2 pages are open"):

@@ -1,4 +1,4 @@
-"""Limits of the page, and addresses that only this machine can reach."""
+"""Settings of ``spikgpt app``: limits, and addresses that are reachable from this machine only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of the Hugging Face Space is complete, and starts a page."""
+"""The folder of the Hugging Face Space is complete, and its app.py starts the page."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_card_has_the_pinned_gradio_and_the_packages_of_the_extras() -> None
 
 @pytest.mark.slow
 def test_the_space_starts_and_labels(chromium: Any, few_file: Path, expected: Annotation, tmp_path: Path) -> None:
-    """Run the folder as Hugging Face does: only the folder, on one port."""
+    """Run app.py as Hugging Face does: without the rest of the repository, on the port that the environment sets."""
     pytest.importorskip("gradio")
     folder, temporary = tmp_path / "space", tmp_path / "temporary"
     shutil.copytree(SPACE, folder)
@@ -65,7 +65,7 @@ def test_the_space_starts_and_labels(chromium: Any, few_file: Path, expected: An
             page.goto(address)
             page.set_input_files(".sg-zone input", few_file)
             page.wait_for_selector('.sg-zone[data-state="ready"]')
-            # On a public page, users cannot name files of the machine or other references.
+            # On a public page, users cannot enter paths of files on the server or names of other references.
             assert not page.get_by_label("Or the path of a file").count()
             page.click("#annotate")
             page.wait_for_selector(".sg-labels", timeout=120_000)

@@ -23,7 +23,7 @@ HERE = {"host": "127.0.0.1:7860"}
 
 
 async def gradio(scope: Any, receive: Any, send: Any) -> None:
-    """Answer every request as Gradio would."""
+    """Stand in for Gradio: answer every request with its path."""
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
     await send({"type": "http.response.body", "body": b"Gradio: " + scope["path"].encode()})
 
@@ -31,7 +31,7 @@ async def gradio(scope: Any, receive: Any, send: Any) -> None:
 def run_check(
     folder: Path, check: Callable[[httpx.AsyncClient, Sessions, Web], Awaitable[None]], **settings: Any
 ) -> None:
-    """Run a check with a client of the web server; the client has the key of a local page."""
+    """Run ``check`` with an HTTP client of the web server; for a local page, the client has the access key."""
 
     async def run() -> None:
         options = AppOptions(max_mb=1, concurrent=1, queue=1, **settings)
@@ -59,7 +59,7 @@ def test_only_the_key_opens_a_local_page(tmp_path: Path) -> None:
         assert "httponly" in cookie
         assert "samesite=strict" in cookie
         assert KEY not in answer.headers["location"]
-        # Another website: a host name that resolves to this server (DNS rebinding), and cross-origin requests.
+        # Requests of another website are refused: with a foreign host name (DNS rebinding), or from another origin.
         assert (await client.get("/", headers={"host": "evil.example:7860"})).status_code == 403
         assert (await client.get("/", headers={"host": ""})).status_code == 403
         assert (await client.get("/", headers={"origin": "http://evil.example"})).status_code == 403
@@ -131,7 +131,7 @@ def test_uploads_are_received_limited_and_deleted(tmp_path: Path, monkeypatch: p
         assert session.upload.read_bytes() == b"cells"
         assert (await client.delete("/upload", params=address)).status_code == 200
         assert session.upload is None
-        # Two sessions may hold uploads.
+        # With one running and one queued run allowed, at most two sessions may hold an upload.
         other_sessions = [await sessions.session_of(key) for key in ("two", "three", "four")]
         sent = [
             await client.post("/upload", params={"session": other.token}, content=b"cells") for other in other_sessions

@@ -39,7 +39,7 @@ def run(job: PageJob, models: Models, limit: int = 500) -> tuple[Done | Failed, 
 
 
 def link_file(path: Path, folder: Path) -> str:
-    """Put a file into the folder of a job, and return its name."""
+    """Copy a file into the folder of a job, and return the file name."""
     (folder / path.name).write_bytes(path.read_bytes())
     return path.name
 
@@ -126,7 +126,7 @@ def test_a_local_page_opens_any_reference(few_file: Path, expected: Annotation, 
     (tmp_path / "other").mkdir()
     refused, _ = run(job_of(tmp_path / "other", str(few_file), str(tmp_path / "no folder")), models)
     assert isinstance(refused, Failed)
-    # A local page shows the message of the command line; a service hides this message.
+    # The local page shows the message of the command line; the HTTP service would hide the message.
     assert "There is no folder" in refused.error
 
 

@@ -1,4 +1,4 @@
-"""A small task of real cells, and the import path of the test methods."""
+"""A small benchmark task of real cells, and the import path for subprocesses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def task(cells: AnnData, few: AnnData) -> BenchmarkTask:
-    """Return a task whose reference lacks alpha cells."""
+    """Return a benchmark task on islet cells; the reference lacks the alpha cells that the query has."""
     kept = (cells.obs["cell_type"] != "alpha").to_numpy()
     return BenchmarkTask.from_cells(
         "islets without alpha", cells[kept, :2000].copy(), few[:, :2000].copy(), "cell_type"
@@ -25,5 +25,5 @@ def task(cells: AnnData, few: AnnData) -> BenchmarkTask:
 
 @pytest.fixture(autouse=True)
 def _import_path_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let subprocesses import this package and the test methods."""
+    """Let subprocesses import the packages of this repository and the fake methods."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "export", ROOT / "benchmarks"))))

@@ -1,4 +1,4 @@
-"""Test methods that run in separate processes; ``options["how"]`` selects their behaviour."""
+"""Fake methods that the benchmark runs in separate processes; ``options["how"]`` selects the behaviour."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from spikgpt_benchmark.methods.result import MethodResult, MethodSettings, Predi
 
 
 def method(name: str, how: str, **fields: object) -> Method:
-    """Return a test method with an entry point in this module."""
+    """Return a fake method; ``fit`` in this module is its entry point."""
     return Method(name, name.capitalize(), __name__, **{"options": {"how": how}, "deterministic": True, **fields})  # type: ignore[arg-type]
 
 
 def fit(reference: AnnData, settings: MethodSettings) -> Predict:
-    """Return a function that labels a query."""
+    """Return a function that labels the cells of a query."""
     return lambda query: label(reference, query, settings)
 
 
 def label(reference: AnnData, query: AnnData, settings: MethodSettings) -> MethodResult:
-    """Label cells by the nearest centroid, or misbehave."""
+    """Label cells by the nearest mean profile, or misbehave in the way that ``options["how"]`` names."""
     how = settings.options["how"]
     if how == "eat":
         eaten = []
@@ -52,7 +52,7 @@ def label(reference: AnnData, query: AnnData, settings: MethodSettings) -> Metho
 
 
 def nearest(reference: AnnData, labels: np.ndarray, query: AnnData) -> MethodResult:
-    """Label each cell by the type whose mean has the highest correlation; below 0.3 the cell is unassigned."""
+    """Label each cell by the type whose mean profile correlates most; at 0.3 or less the cell is unassigned."""
     names = np.unique(labels)
     learned, unlabelled = (logs(cells) for cells in (reference, query))
     means = np.stack([learned[labels == name].mean(axis=0) for name in names])
@@ -72,6 +72,6 @@ def nearest(reference: AnnData, labels: np.ndarray, query: AnnData) -> MethodRes
 
 
 def logs(cells: AnnData) -> np.ndarray:
-    """Return log-normalised values."""
+    """Return log1p of the counts scaled to 10,000 per cell, shape (cells, genes)."""
     values = cells.X.toarray().astype(np.float64)
     return np.asarray(np.log1p(1e4 * values / np.maximum(values.sum(axis=1, keepdims=True), 1)))

@@ -22,7 +22,7 @@ from tests.benchmark.fake_methods import method
 from tests.cli.conftest import Run, assert_refused, written
 
 ROOT = Path(__file__).parents[2]
-# The command with two test methods; the second method waits for a file.
+# Program that runs the command with two fake methods; the second method waits until a file exists.
 PROGRAM = """
 import sys
 from spikgpt_benchmark import methods as registry
@@ -35,13 +35,13 @@ main()
 
 @pytest.fixture
 def files(cells: AnnData, few: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Write a reference without alpha cells, a query and its UMAP coordinates; return the flags."""
+    """Write a reference without alpha cells, a query and its map coordinates; return the command line."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "export", ROOT / "benchmarks"))))
     kept = (cells.obs["cell_type"] != "alpha").to_numpy()
     reference = written(cells[kept, :2000].copy(), tmp_path / "reference.h5ad")
     query = written(few[:, :2000].copy(), tmp_path / "islets.h5ad")
     task = BenchmarkTask.from_files(reference, query, "cell_type")
-    # A UMAP takes long and has its own test.
+    # Random coordinates replace the UMAP, which takes long and has a test of its own.
     (tmp_path / "out" / "positions").mkdir(parents=True)
     np.save(tmp_path / "out" / "positions" / f"{task.digest}.npy", np.random.default_rng(0).normal(size=(few.n_obs, 2)))
     flags = ["--reference", reference, "--query", query, "--label-key", "cell_type", "--threads", 1]

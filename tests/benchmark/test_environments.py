@@ -30,7 +30,7 @@ def wheel(folder: Path, name: str) -> Path:
 
 @pytest.fixture
 def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Make environments in an empty cache, without an index and without the requirements of the worker."""
+    """Use an empty cache, no package index, and environments without the worker's packages."""
     monkeypatch.setenv("SPIKGPT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setattr(environments, "BASE", ())
@@ -49,7 +49,7 @@ def test_an_environment_is_made_once_and_reaches_this_package_alone(empty_cache:
     folder = empty_cache / "run"
     folder.mkdir()
     code = "import tiny, spikgpt_benchmark.methods as methods; print(tiny.VALUE, methods.__file__)"
-    # The requirements here lack lazy_loader, which `import spikgpt` needs.
+    # ``import spikgpt`` needs lazy_loader, which this environment lacks.
     (folder / "lazy_loader.py").write_text("def attach_stub(*_): return None, None, []\n")
     path = f"{python_path(own, folder)}:{folder}"
     done = subprocess.run(

@@ -34,7 +34,7 @@ def size(picture: bytes, path: Path) -> tuple[int, ...]:
 def test_umap_coordinates_are_computed_once(task: BenchmarkTask, tmp_path: Path) -> None:
     coordinates = umap_coordinates(task, tmp_path)
     assert coordinates.shape == (task.query.n_obs, 2)
-    # Cells of a type are nearer to one another than to others.
+    # Beta cells are nearer to the median position of beta cells than other cells are.
     beta = task.truth == "beta"
     inside = np.linalg.norm(coordinates[beta] - np.median(coordinates[beta], axis=0), axis=1)
     outside = np.linalg.norm(coordinates[~beta] - np.median(coordinates[beta], axis=0), axis=1)

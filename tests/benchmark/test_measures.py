@@ -72,6 +72,6 @@ def test_rejected_cells_become_unknown(result: MethodResult) -> None:
 def test_the_paired_test_counts_cells_that_one_method_alone_labels_right() -> None:
     right = np.array([True] * 9 + [False] + [True] * 50)
     other = np.array([False] * 9 + [True] + [True] * 50)
-    # 10 cells differ, 9 of them in favour of one method: p = 2 * (1 + 10) / 1024.
+    # Only the first method is right for 9 cells, only the second for 1 cell. Binomial test: p = 2 * (1 + 10) / 2**10.
     assert mcnemar_p(right, other) == pytest.approx(22 / 1024)
     assert mcnemar_p(right, right) == 1

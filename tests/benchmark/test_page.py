@@ -43,7 +43,7 @@ def folder(task: BenchmarkTask, tmp_path_factory: pytest.TempPathFactory) -> Pat
         BenchmarkRun(task.name, "<majority>", 0, DONE, result=MethodResult(np.repeat("beta", task.query.n_obs))),
         BenchmarkRun(task.name, "gone", 0, "failed: RuntimeError: a < b & c"),
     ]
-    # A UMAP takes long and has its own test.
+    # Random coordinates replace the UMAP, which takes long and has a test of its own.
     (folder / "positions").mkdir()
     np.save(folder / "positions" / f"{task.digest}.npy", np.random.default_rng(0).normal(size=(task.query.n_obs, 2)))
     rows = write_report([task], methods, runs, BenchmarkPlan(folder))

@@ -10,7 +10,7 @@ import psutil
 from spikgpt_benchmark.process import ResourceLimits, run_limited
 
 EATER = "import time\neaten=[]\nwhile True: eaten.append(bytearray(b'x' * 20_000_000)); time.sleep(0.02)"
-# A child process uses the memory.
+# Program that starts ``EATER`` as a child process, so that the child uses the memory.
 PARENT = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {EATER!r}])"
 
 
@@ -19,7 +19,7 @@ def python(code: str) -> list[str]:
 
 
 def memory_eaters() -> list[int]:
-    """Return the running processes of the child's program, whatever their parent."""
+    """Return the process ids of all running copies of ``EATER``."""
     processes = psutil.process_iter(["cmdline", "status"])
     return [
         process.pid

@@ -63,7 +63,7 @@ def test_finished_runs_are_kept_until_settings_change(task: BenchmarkTask, tmp_p
     assert again.result.labels.tolist() == first.result.labels.tolist()
     path = run_stem(tmp_path, task.name, "nearest", 0).with_suffix(".json")
     assert json.loads(path.read_text())["note"] == DONE
-    # Other settings, and a file that was cut short.
+    # A run is repeated if the settings change, or if its stored file is truncated.
     changed = replace(plan, threads=2)
     assert not run_on_task(task, [NEAREST], changed)[0].kept
     path.write_text(path.read_text()[:50])

@@ -16,7 +16,7 @@ from spikgpt_benchmark.suites import load_suite
 def simulated_cells(
     types: dict[str, int], genes: int, donors: tuple[str, ...] = ("one",), *, logs: bool = False
 ) -> AnnData:
-    """Simulate some cells of each type, from each donor in turn."""
+    """Simulate ``types[name]`` cells of each type, with donors in turn: counts, or logarithms if ``logs``."""
     random = np.random.default_rng(len(types) + genes)
     labels = np.repeat(list(types), list(types.values()))
     values = random.poisson(1.5, (len(labels), genes)).astype(np.float32)
@@ -28,7 +28,7 @@ def simulated_cells(
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Write files with the names of the real studies and simulated cells; return their folder."""
+    """Write simulated cells under the file names of the real studies; return the folder."""
     blood = {"Naive CD4 T": 8, "Memory CD4 T": 8, "B": 12, "NK": 3, "Platelet": 6, "Megakaryoblast": 9}
     simulated_cells(blood, 80).write_h5ad(tmp_path / "pbmc_10x_3k.h5ad")
     kang = {"CD4 Naive T": 6, "B": 7, "NK": 5, "Mk": 4, "Eryth": 6}

@@ -34,7 +34,7 @@ METHODS = [
 
 
 def result_with_errors(task: BenchmarkTask, errors: int) -> MethodResult:
-    """Return the true labels with some errors; cells of unseen types get the label beta."""
+    """Return the true labels, but label ``errors`` cells and all cells of unseen types as beta."""
     labels = np.where(task.known, task.truth, "beta")
     rows = np.flatnonzero(task.known & (labels != "beta"))[:errors]
     labels[rows] = "beta"
@@ -79,7 +79,7 @@ def test_the_first_method_and_methods_near_it_are_marked(task: BenchmarkTask, ru
 
 
 def test_the_best_other_method_has_another_module(task: BenchmarkTask, runs: list[BenchmarkRun]) -> None:
-    twin = method("twin", "nearest")  # of the module of "good"
+    twin = method("twin", "nearest")  # in the same module as "good"
     more = [*runs, BenchmarkRun(task.name, "twin", 0, DONE, result=result_with_errors(task, 0))]
     rows = by_name(build_rows(task, [*METHODS, twin], more))
     assert (rows["good"].rival, rows["near"].rival, rows["twin"].rival) == ("Near", "Twin", "Near")

@@ -13,7 +13,7 @@ from spikgpt_benchmark.task import LABEL, BenchmarkTask
 from spikgpt_benchmark.worker import main, run_method
 
 MODULE = "tests.benchmark.fake_methods"
-# A program that starts a worker, prints its process number, and waits.
+# Program that starts a worker, prints the worker's process id, and waits.
 PARENT = """
 import os, subprocess, sys, time
 command = [sys.executable, "-m", "spikgpt_benchmark.worker", *sys.argv[1:], str(os.getpid())]

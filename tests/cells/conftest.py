@@ -1,4 +1,4 @@
-"""Pancreas cells in the forms that files hold: counts, logarithms, scaled values."""
+"""Pancreas cells as counts, logarithms and scaled values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ N_CELLS, N_GENES = 60, 1200
 def real() -> AnnData:
     """Return counts of 60 pancreas cells and 1200 genes that have an Ensembl id; the sixth cell is empty."""
     cells = anndata.read_h5ad(BARON)[::15]
-    # Genes with a current symbol, so that symbols and ids name the same genes.
+    # Keep genes with a current symbol, so that symbols and ids name the same genes.
     ids = ensembl_ids_of(cells.var_names)
     named = [gene_id is not None and "." not in name for name, gene_id in zip(cells.var_names, ids, strict=True)]
     cells = cells[:N_CELLS, np.flatnonzero(named)[::13][:N_GENES]].copy()
@@ -35,7 +35,7 @@ def real() -> AnnData:
 
 @pytest.fixture(scope="package")
 def deep() -> AnnData:
-    """Return counts of 120 pancreas cells on every third gene; each cell expresses at least 500 genes."""
+    """Return counts of every third gene in 120 pancreas cells; each cell expresses at least 500 of these genes."""
     cells = anndata.read_h5ad(BARON)[:, ::3].copy()
     rich = np.flatnonzero((cells.X > 0).sum(axis=1) >= 500)[:120]
     return AnnData(sparse.csr_matrix(cells.X[rich], dtype=np.float32), obs=cells.obs.iloc[rich], var=cells.var)
@@ -43,7 +43,7 @@ def deep() -> AnnData:
 
 @pytest.fixture(scope="package")
 def genes(real: AnnData) -> GeneList:
-    """Return every third gene of the cells, in reverse."""
+    """Return every third gene of ``real``, in reverse order."""
     symbols = real.var_names[::3][::-1].tolist()
     return GeneList(tuple(symbols), tuple(ensembl_ids_of(symbols)))
 
@@ -75,17 +75,18 @@ def assert_identical(first: AlignedCells, second: AlignedCells) -> None:
 
 
 def write_zarr(adata: AnnData, path: Path, version: int) -> None:
-    """Write a zarr folder of format 2 or 3."""
+    """Write the cells to a zarr folder of format 2 or 3."""
     with warnings.catch_warnings(), anndata.settings.override(zarr_write_format=version):
         warnings.simplefilter("ignore")
         adata.write_zarr(path)
 
 
 def endless(path: Path) -> None:
-    """Make the first entry of each heap end at its own start, so that the HDF5 library never reaches the heap's end."""
+    """Damage the global heaps of an HDF5 file, so that the HDF5 library loops without end when it reads the file."""
     content = bytearray(path.read_bytes())
     position = -1
     while (position := content.find(b"GCOL", position + 1)) >= 0:
-        # The header of a heap has 16 bytes; 8 bytes after the header is the size of the first entry.
+        # A heap has a header of 16 bytes. The size of the first entry is stored 8 bytes after the header.
+        # With this size, the entry ends at its own start.
         content[position + 24 : position + 32] = (2**64 - 16).to_bytes(8, "little")
     path.write_bytes(content)

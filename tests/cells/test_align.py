@@ -126,7 +126,7 @@ def test_the_query_is_unchanged(real: AnnData, genes: GeneList) -> None:
 
 
 def test_totals_do_not_depend_on_the_order_of_any_values() -> None:
-    # Values over eight orders of magnitude: a plain float64 sum differs between orders.
+    # The values span eight orders of magnitude, so a plain float64 sum depends on the order of the values.
     rng = np.random.default_rng(0)
     symbols = [f"gene{gene}" for gene in range(3000)]
     values = np.exp(rng.uniform(-9, 9, (20, 3000))).astype(np.float32)

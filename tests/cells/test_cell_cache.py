@@ -21,7 +21,7 @@ from spikgpt.sampling import content_keys, sample_of
 
 @pytest.fixture
 def whole_and_chunks(small: Reference, query: AnnData) -> tuple[AlignedCells, list[AlignedCells]]:
-    """Return all cells at once, and in chunks of 70 cells; two cells are empty."""
+    """Return all aligned cells as one object, and in chunks of 70 cells; two cells have no counts."""
     adata = query.copy()
     counts = adata.X.tolil()
     counts[[0, 100]] = 0

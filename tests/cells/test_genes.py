@@ -14,7 +14,7 @@ from spikgpt.cells.genes import NOT_MOUSE, GeneList, ensembl_ids_of, genes_of, m
 from spikgpt.cells.naming.orthologues import orthologue_names
 from spikgpt.errors import GenesError
 
-# Widely published ids; C1orf112 is now called FIRRM.
+# Ensembl ids of well-known genes; C1orf112 is now called FIRRM.
 KNOWN = {
     "GCG": "ENSG00000115263",
     "INS": "ENSG00000254647",
@@ -130,7 +130,7 @@ def test_genes_are_matched_by_a_column_of_var(reference: GeneList, column: str) 
     match = match_genes(var_of([str(gene) for gene in range(200)], **{column: ids}), reference)
     assert match.genes_present.all()
     assert match.naming == f"var[{column!r}]"
-    # A column of another name may hold other genes, such as those near a peak.
+    # A note is given if the column has an unusual name, because it may hold other genes, such as genes near a peak.
     assert [f"so {match.naming} was read. Pass gene_key" in note for note in match.notes] == (
         [True] if column in ("Gene Symbol", "name") else []
     )
@@ -185,7 +185,7 @@ def test_an_exact_symbol_beats_another_spelling(reference: GeneList) -> None:
 
 
 def test_a_renamed_gene_is_matched_by_its_id() -> None:
-    # AARS was renamed AARS1, with the same id.
+    # The gene AARS was renamed AARS1 and kept its Ensembl id.
     filler = human_symbols(60)
     genes = GeneList(("AARS", *filler), ("ENSG00000090861", *ensembl_ids_of(filler)))
     match = match_genes(var_of([*filler, "AARS1"]), genes)

@@ -56,7 +56,7 @@ def test_stored_rows_with_columns_outside_of_the_matrix_are_refused() -> None:
 
 
 class Chunked:
-    """Matrix that computes rows on request, with the part of dask's interface that is used."""
+    """Stand-in for a dask matrix, whose rows are computed on request."""
 
     def __init__(self, matrix: Any) -> None:
         self.matrix, self.shape = matrix, matrix.shape
@@ -74,7 +74,7 @@ def test_rows_of_a_lazy_matrix_are_computed(stored: Any) -> None:
 
 
 def damaged(name: str, index: int, value: int) -> sparse.csr_matrix:
-    """Return the matrix with one number of its structure changed; scipy does not check the structure."""
+    """Return ``MATRIX`` with one entry of ``indptr`` or ``indices`` changed; scipy does not check these arrays."""
     matrix = MATRIX.copy()
     getattr(matrix, name)[index] = value
     return matrix

@@ -116,7 +116,7 @@ def test_a_label_is_one_line(label: str) -> None:
 
 
 def cells_with(**columns: Any) -> AnnData:
-    """Return 1000 cells with the given columns of obs."""
+    """Return 1000 cells with labels, a numeric column and the given obs columns."""
     random = np.random.default_rng(0)
     return annotated(cell_type=random.choice(["alpha", "beta"], 1000), n_genes=random.random(1000), **columns)
 
@@ -139,7 +139,7 @@ def test_columns_are_combined_while_batches_stay_large() -> None:
     donors, conditions = np.repeat(["d1", "d2"], 500), np.tile(["control", "treated"], 500)
     batches = batches_of(cells_with(donor=donors, condition=conditions), "auto")
     assert (batches.key, batches.n_batches) == ("donor x condition", 4)
-    # Twelve cells per well are too few. A column that does not split the batches further is not named.
+    # Wells of 12 or 13 cells are too small for batches. The column patient repeats donor, so the key does not name it.
     wells = [f"well {row % 80}" for row in range(1000)]
     batches = batches_of(cells_with(batch=wells, donor=donors, patient=donors), "auto")
     assert (batches.key, batches.n_batches) == ("donor", 2)

@@ -1,4 +1,4 @@
-"""Each layout on disk gives the rows of the matrix in memory."""
+"""Matrices in each HDF5 and zarr layout give the same rows as the matrix in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from spikgpt.cells.on_disk import StoredCSC, StoredCSR, StoredDense, keep_on_dis
 from spikgpt.errors import DataError
 
 MATRIX = sparse.random(300, 40, density=0.2, format="csr", dtype=np.float32, random_state=0)
-# Keywords of the arrays. Chunks of one dimension are for sparse matrices.
+# Keywords that create the arrays of a matrix. Layouts with one-dimensional chunks are for sparse matrices.
 HDF5: dict[str, dict[str, Any]] = {
     "contiguous": {},
     "gzip": {"compression": "gzip"},

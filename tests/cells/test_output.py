@@ -315,7 +315,7 @@ except ConfigError as error:
 
 
 def test_parquet_without_pyarrow_names_the_package_to_install(annotation: Annotation, tmp_path: Path) -> None:
-    # pandas keeps imported packages, so the test needs its own process.
+    # pandas remembers that pyarrow was imported, so the test runs in a separate process.
     (tmp_path / "annotation").write_bytes(pickle.dumps(annotation))
     run = subprocess.run([sys.executable, "-c", WITHOUT_PYARROW], cwd=tmp_path, capture_output=True, text=True)
     assert run.stderr == ("Writing parquet needs pyarrow: pip install 'pyarrow>=15'. Or write a .csv file.\n")

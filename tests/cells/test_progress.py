@@ -1,4 +1,4 @@
-"""Progress bars show cells and time left, for steps that are to show a bar."""
+"""Progress bars show the number of cells and the time left; inner steps show a bar only on request."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ def test_files_from_before_anndata_0_7_are_read(tmp_path: Path) -> None:
 
 
 def write_10x(adata: AnnData, path: Path) -> None:
-    """Write a file or folder as Cell Ranger 3 does, with one antibody."""
+    """Write the cells in the file or folder layout of Cell Ranger 3, with one antibody as the last feature."""
     counts = sparse.csc_matrix(sparse.hstack([adata.X, np.ones((adata.n_obs, 1))]).T).astype(np.int32)
     ids, kinds = [*adata.var_names, "CD3"], ["Gene Expression"] * adata.n_vars + ["Antibody Capture"]
     if path.suffix == ".h5":
@@ -284,7 +284,7 @@ def test_other_kinds_of_files_need_neither_scanpy_nor_torch(real: AnnData, tmp_p
 
 
 def assert_refused(path: Path, match: str) -> None:
-    """Assert that a file, opened or read into memory, is refused with one line."""
+    """Assert that open_cells and read_cells refuse a file with a message of one line."""
 
     def opened() -> None:
         with open_cells(path) as cells:

@@ -1,4 +1,4 @@
-"""Values that are added by columns are read by rows, and a full temporary folder is named."""
+"""Values that are appended by columns are read back by rows; the error names a full temporary folder."""
 
 from __future__ import annotations
 

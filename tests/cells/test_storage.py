@@ -182,7 +182,7 @@ def test_the_error_on_an_unknown_cause_is_the_message_of_the_library() -> None:
 
 @pytest.fixture
 def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str], None]:
-    """Return a function that replaces the Python executable by a named script with a shell command."""
+    """Return a function that replaces the Python executable by a shell script with a given name and command."""
 
     def replace_python(name: str, command: str) -> None:
         (tmp_path / name).write_text(f"#!/bin/sh\n{command}\n")

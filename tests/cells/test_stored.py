@@ -1,4 +1,4 @@
-"""Unreadable elements that are not needed are skipped, and files of other writers are read."""
+"""Unreadable elements that are not needed are skipped, and files of other programs are read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TYPES = ["alpha", "ß-cell", "beta", "alpha"]
 
 @pytest.fixture
 def four_cells() -> AnnData:
-    """Return four made-up cells with content in every slot."""
+    """Return four made-up cells with content in every slot of an AnnData."""
     random = np.random.default_rng(0)
     counts = sparse.csr_matrix(random.poisson(1, (4, 5)).astype(np.float32))
     obs = pd.DataFrame({"type": pd.Categorical(TYPES), "n": np.arange(4)}, index=[f"cell {row}" for row in range(4)])
@@ -41,7 +41,7 @@ def four_cells() -> AnnData:
 
 
 def unknown(name: str) -> Callable[[h5py.File], None]:
-    """Return a change that gives an element an encoding unknown to anndata."""
+    """Return a function that gives an element of a file an encoding unknown to anndata."""
 
     def change(file: h5py.File) -> None:
         file[name].attrs["encoding-type"], file[name].attrs["encoding-version"] = "hologram", "9.0.0"
@@ -66,7 +66,8 @@ def shorten(name: str) -> Callable[[h5py.File], None]:
     return change
 
 
-# Change of an element, and the warning if the element might have been needed.
+# For each case: a function that damages an element of a file, and a pattern of the expected warning.
+# The pattern is empty if there is no warning, because SpikGPT never needs the element.
 ODD: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "uns": (unknown("uns/pca"), ""),
     "obsp": (unknown("obsp/distances"), ""),
@@ -117,7 +118,7 @@ def test_all_odd_elements_together_do_not_stop_a_copy_in_the_other_format(
 
 
 def fixed_bytes(file: h5py.File) -> None:
-    """Write names and categories as MuDataSeurat and other writers in R do."""
+    """Store names and categories as bytes of fixed length, as MuDataSeurat and other R packages do."""
     for name in ("obs/_index", "var/_index", "obs/type/categories"):
         texts = file[name].asstr()[:]
         del file[name]
@@ -126,7 +127,7 @@ def fixed_bytes(file: h5py.File) -> None:
 
 
 def categories_aside(file: h5py.File) -> None:
-    """Write a column as anndata 0.7 and SeuratDisk do."""
+    """Store the categories of a column in ``obs/__categories``, as anndata 0.7 and SeuratDisk do."""
     codes, categories = file["obs/type/codes"][:], file["obs/type/categories"].asstr()[:]
     del file["obs/type"]
     file["obs"].create_group("__categories")["type"] = categories.astype(object)

@@ -110,6 +110,6 @@ def test_a_damaged_group_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(h5py.Group, "__iter__", damaged)
     reads = Reads(monkeypatch)
-    # The root, three groups, and the arrays of two groups.
+    # Six objects are read: the root, three groups, and the arrays in two groups.
     assert walk.read_all(tmp_path / "a.h5", most_bytes(1)) == 6
     assert reads.arrays == {"/a/values", "/c/values"}

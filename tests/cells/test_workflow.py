@@ -21,7 +21,7 @@ from tests.cells.conftest import write_zarr
 
 @pytest.fixture(scope="module")
 def analysed(query: AnnData) -> AnnData:
-    """Return cells after the usual steps of scanpy."""
+    """Return 90 cells after the usual steps of a scanpy workflow."""
     import scanpy
 
     cells = query[:90].copy()
@@ -39,7 +39,7 @@ def analysed(query: AnnData) -> AnnData:
         cells.obs["leiden"] = pd.Categorical(np.where(cells.obsm["X_pca"][:, 0] > 0, "0", "1"))
         scanpy.tl.rank_genes_groups(cells, "leiden", method="t-test")
         scanpy.tl.dendrogram(cells, "leiden")
-    # Entries as scanpy.tl.leiden, umap and the plots write them; the packages of these steps compile for long.
+    # Write the entries of scanpy.tl.leiden, scanpy.tl.umap and the plots by hand, because these steps compile for long.
     cells.uns |= {
         "leiden": {"params": {"resolution": 1.0, "random_state": 0, "n_iterations": -1}},
         "leiden_colors": ["#1f77b4", "#ff7f0e"],
@@ -54,7 +54,7 @@ def analysed(query: AnnData) -> AnnData:
 
 
 def same(first: Any, second: Any) -> bool:
-    """Return True for two elements of uns with the same content."""
+    """Return True if two elements of uns have the same content."""
     if isinstance(first, dict):
         return bool(first.keys() == second.keys()) and all(same(first[key], second[key]) for key in first)
     if sparse.issparse(first):

@@ -1,4 +1,4 @@
-"""The command line, run in this process, and the form of its errors."""
+"""Fixtures that run the command line in this process, and a check of the form of its errors."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Ran(NamedTuple):
 
 
 Run = Callable[..., Ran]
-# Columns of the terminal.
+# Width of the terminal in characters.
 WIDTH = 160
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process."""
+    """Return a function that runs the command line in this process."""
 
     def command(*arguments: object) -> Ran:
         monkeypatch.setattr(sys, "argv", ["spikgpt", *map(str, arguments)])

@@ -1,4 +1,4 @@
-"""Labels for a file of cells, and their evaluation against true labels."""
+"""The commands ``spikgpt annotate`` and ``spikgpt evaluate``."""
 
 from __future__ import annotations
 
@@ -412,7 +412,7 @@ def test_all_engines_give_the_same_labels(run: Run, query_file: Path, tmp_path: 
 
 def test_evaluate_accepts_other_names_of_the_labels(run: Run, few: AnnData, small_folder: Path, tmp_path: Path) -> None:
     other = few.copy()
-    # Without Cell Ontology ids, by which SpikGPT recognises labels of other names.
+    # Drop the Cell Ontology ids, by which SpikGPT would match labels that have other names.
     other.obs = pd.DataFrame({"cell_type": few.obs["cell_type"].astype(str).replace({"beta": "B-cells of the islet"})})
     query, names = written(other, tmp_path / "other.h5ad"), tmp_path / "names.json"
     names.write_text('{"B-cells of the islet": "beta"}')
@@ -420,7 +420,7 @@ def test_evaluate_accepts_other_names_of_the_labels(run: Run, few: AnnData, smal
     ran = run(*where)
     assert "Types missing from the reference (B-cells of the islet" in ran.err
     assert "no label like B-cells of the islet" in ran.err.split("Accuracy")[0].split("precision")[0]
-    # The command that the note prints can be run.
+    # The option that the error message suggests is accepted.
     other.obs["cell_type"] = few.obs["cell_type"].astype(str) + " cells"
     near = written(other, tmp_path / "near.h5ad")
     ran = run("evaluate", near, *where[2:])

@@ -84,7 +84,7 @@ def test_labelling_loads_no_module_of_another_task(query_file: Path, tmp_path: P
     assert (ran.returncode, (tmp_path / "labels.csv").exists()) == (0, True), ran.stderr
     loaded = {*ran.stdout.split()}
     assert "anndata" in loaded
-    # Importing one of these packages takes longer than labelling a small file.
+    # Each of these packages takes longer to import than a small file takes to label.
     assert not loaded & {"torch", "sklearn", "matplotlib", "scipy.optimize", "scipy.spatial", "scipy.stats", "scipy.io"}
 
 

@@ -15,7 +15,7 @@ from tests.cli.conftest import Run
 
 
 def parse_flags(*arguments: str) -> tuple[str, TrainOptions, HubOptions]:
-    """Return the arguments that a function receives from the command line."""
+    """Return the arguments that a command function receives for the given flags."""
     got: list[tuple[str, TrainOptions, HubOptions]] = []
 
     @command()

@@ -1,4 +1,4 @@
-"""Folders that cannot be written: annotation works without a cache, other commands end with one line."""
+"""In folders that cannot be written, annotation works without a cache; other commands end with an error of one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Output of the command line, and its streams."""
+"""Output of the command line on standard output and standard error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``spikgpt app`` refuses to start with one line; tests/app has the tests of the running page."""
+"""``spikgpt app`` ends with an error of one line if it cannot start; tests/app tests the running page."""
 
 from __future__ import annotations
 

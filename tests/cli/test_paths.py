@@ -66,7 +66,7 @@ def test_an_output_that_is_an_input_or_inside_it_is_refused(folder: Path, out: s
 def test_a_part_of_an_input_is_not_replaced(folder: Path, out: str, source: str) -> None:
     with pytest.raises(ConfigError, match=source):
         check_outputs(Output("--table", Path(out)), inputs=[None, source])
-    # The user's own file beside the input may be replaced.
+    # Another file of the user in the folder of the input may be replaced.
     check_outputs(Output("--table", Path(source if Path(source).is_dir() else "tenx", "labels.csv")), inputs=[source])
 
 

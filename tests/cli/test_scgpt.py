@@ -39,7 +39,7 @@ def test_embed_adds_the_embedding(run: Run, query_file: Path, few: AnnData, tmp_
 
 
 def finished_shards(folder: Path) -> list[Path]:
-    """Return the finished shards in a cache; files that a killed process was writing lie in a subfolder."""
+    """Return the finished embedding shards in the cache; unfinished files lie in a deeper folder and are left out."""
     return list(folder.glob("cache/embeddings/*/*.safetensors"))
 
 
@@ -61,7 +61,7 @@ def test_a_killed_embedding_resumes(run: Run, tmp_path: Path, monkeypatch: pytes
 
     assert ran.code == 0, ran.err
     shards = finished_shards(tmp_path)
-    assert len(shards) == 4  # of 128 cells, for 500
+    assert len(shards) == 4  # shards of 128 cells, for 500 cells
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
     expected = embed_query(open_scgpt(SCGPT), cells, RunSettings())[0]
     assert anndata.read_h5ad(out).obsm["X_scGPT"] == pytest.approx(expected, abs=1e-6)

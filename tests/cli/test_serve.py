@@ -1,4 +1,4 @@
-"""``spikgpt serve`` refuses to start with one line; tests/service has the tests of the running service."""
+"""``spikgpt serve`` ends with an error of one line if it cannot start; tests/service tests the running service."""
 
 from __future__ import annotations
 

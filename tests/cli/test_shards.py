@@ -1,4 +1,4 @@
-"""Several files as one query on the command line."""
+"""``spikgpt annotate`` labels several files as one query."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""References listed, shown, verified, pulled, pushed and exported."""
+"""Commands that list, show, verify, pull, push and export references."""
 
 from __future__ import annotations
 

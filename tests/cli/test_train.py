@@ -1,4 +1,4 @@
-"""References trained on a file of cells, and the evaluation of left-out types."""
+"""Commands that train a reference on a file of cells, and that measure the rejection of left-out types."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_train_then_info(run: Run, cells: AnnData, tmp_path: Path, monkeypatch: 
     ran = run("train", source, "--label-key", "cell_type", "--out", "pancreas", "--recipe", "paper", "--seed", 3)
     assert ran.code == 0, ran.err
     assert "Held out: 30% of the cells of each label." in ran.err
-    # A bare name would mean the shipped reference, which has other labels.
+    # Without ./, the name pancreas would mean the shipped reference, which has other labels.
     assert "annotate with: spikgpt annotate QUERY.h5ad --model ./pancreas --out OUT.h5ad" in ran.err
     reference = read_reference("pancreas")
     assert (reference.name, reference.provenance["seed"]) == ("pancreas", 3)

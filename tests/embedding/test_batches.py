@@ -15,7 +15,7 @@ LABELS, SIZE = 5, 12
 
 
 def made_up(cells: int, batches: int = 1, seed: int = 0) -> tuple[Any, Any, Any, Any]:
-    """Return points, labels and batches of made-up cells, and the profiles of the labels."""
+    """Return coordinates, labels and batches of made-up cells, and the mean coordinates of each label."""
     random = np.random.default_rng(seed)
     profiles = 8 * random.normal(size=(LABELS, SIZE))
     best, of_batch = random.integers(LABELS, size=cells), random.integers(batches, size=cells)
@@ -30,7 +30,7 @@ def inferred(points: Any, best: Any, profiles: Any) -> npt.NDArray[np.int64]:
 
 
 def assert_same_parts(parts: Any, expected: Any) -> None:
-    """Assert that two partitions of cells are equal up to the codes of the parts."""
+    """Assert that two partitions of the cells are the same; the numbers of their parts may differ."""
     pairs = set(zip(parts.tolist(), expected.tolist(), strict=True))
     assert len(pairs) == len(set(parts.tolist())) == len(set(expected.tolist()))
 

@@ -1,4 +1,4 @@
-"""Imputation of missing genes equals dense formulas, and improves the labels of a gene panel."""
+"""Imputed expression of missing genes equals dense formulas, and improves the labels of a gene panel."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read(projection: PCAProjection, adata: AnnData) -> AlignedCells:
 
 
 def panel(projection: PCAProjection, adata: AnnData, own: int, additional: int) -> AnnData:
-    """Return a query with some genes of the network, and some additional genes for the imputation."""
+    """Return the cells with ``own`` genes of the network, and ``additional`` genes that only the imputation uses."""
     assert projection.imputer is not None
     names = [*projection.genes.symbols[::7][:own], *projection.imputer.genes.symbols[:additional]]
     return adata[:, names].copy()

@@ -26,13 +26,13 @@ def read(projection: PCAProjection, adata: AnnData) -> AlignedCells:
 
 
 def vectors_of(projection: PCAProjection, adata: AnnData) -> npt.NDArray[np.float64]:
-    """Return the vectors of cells in the reference's scale."""
+    """Return the PCA vectors of cells, shape (cells, dim), with genes scaled as in the reference."""
     cells = read(projection, adata)
     return projection.project(cells.values, cells.totals, projection.reference_scale(cells))
 
 
 def columns(adata: AnnData, projection: PCAProjection) -> list[int]:
-    """Return the columns of the projection's genes by name; all genes must be present."""
+    """Return the column in ``adata`` of each gene of the projection; all genes must be present."""
     positions = {name: index for index, name in enumerate(adata.var_names)}
     return [positions[symbol] for symbol in projection.genes.symbols]
 
@@ -83,7 +83,7 @@ def test_a_missing_gene_counts_as_the_reference_mean(small: Reference, query: An
 
 
 def test_composition_scaling_undoes_another_technology(small: Reference, cells: AnnData) -> None:
-    # Each gene is captured better or worse by a factor, and only three of the six types are present.
+    # The counts of each gene are multiplied by a random factor, and only three of the six types are present.
     truth = cells.obs["cell_type"].astype(str).to_numpy()
     few = np.isin(truth, np.unique(truth)[:3])
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Tokens follow the distributions of upstream's random draws, and are the same for the same cell."""
+"""Tokens follow the distributions of the random draws in the scgpt package, and are the same for the same cell."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAD, CLS, PAD_VALUE = 0, 1, -2
 
 @pytest.fixture(scope="module")
 def values(query: AnnData) -> sparse.csr_matrix:
-    """Return 60 real cells and one cell without counts."""
+    """Return the counts of 60 real cells, and of one cell without counts."""
     counts = query.X[:60].tocsr()
     return sparse.csr_matrix(sparse.vstack([counts, sparse.csr_matrix((1, counts.shape[1]), dtype=counts.dtype)]))
 
@@ -31,7 +31,7 @@ def gene_ids(query: AnnData) -> npt.NDArray[np.int64]:
 
 
 def cell(tokens: Tokens, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int16]]:
-    """Return genes and bins of a cell, without <cls>."""
+    """Return the genes and bins of a cell, without the token <cls>."""
     part = slice(tokens.offsets[index] + 1, tokens.offsets[index + 1])
     return tokens.genes[part], tokens.bins[part]
 
@@ -86,7 +86,7 @@ def test_a_long_cell_is_a_fair_subset() -> None:
     chosen = np.bincount(np.concatenate([cell(tokens, index)[0] for index in range(cells)]), minlength=genes)
 
     assert (tokens.lengths == 251).all()
-    # Each gene is read in a quarter of the cells: 100, with a deviation of 8.7 by chance.
+    # Each cell keeps 250 of 1000 genes, so a gene is kept in 100 of 400 cells on average, standard deviation 8.7.
     assert chosen.mean() == 100
     assert chosen.std() == pytest.approx(8.7, rel=0.15)
 

@@ -1,4 +1,4 @@
-"""Batches of cells, run in threads."""
+"""Batches of cells run in several threads, and their outputs are joined in the order of the cells."""
 
 from __future__ import annotations
 

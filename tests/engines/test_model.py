@@ -30,7 +30,7 @@ INPUT_DIM, LABELS, CELLS = 24, 5, 6
 
 
 def classifier_for(overrides: dict[str, Any], *, seed: int = 0, trained: bool = False) -> SpikingClassifier:
-    """Return a classifier with BatchNorm statistics of data, trained for 40 steps if `trained`."""
+    """Return a classifier whose BatchNorm statistics come from random vectors; train for 40 steps if ``trained``."""
     classifier = untrained(overrides)
     classifier.load_state_dict(weights_for(tuple(overrides.items()), seed, trained))
     return classifier.double().eval()

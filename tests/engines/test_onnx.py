@@ -160,7 +160,7 @@ def test_files_other_than_the_sources_of_the_graph_are_refused(
     folder = with_changed_file(graph_folder, tmp_path / "out", name, change)
     with pytest.raises(DamagedReference, match=rf"onnx/model\.onnx was made from another {name} than this"):
         opened(folder)
-    # A matching parity report does not help: the graph itself names its sources.
+    # A parity report with matching hashes does not help, because the graph itself names its source files.
     sources = graph_sources({path: (folder / path).read_bytes() for path in GRAPH_SOURCES})
     again = with_changed_file(folder, tmp_path / "again", PARITY, lambda report: report | {"made_from": sources})
     with pytest.raises(DamagedReference, match=r"onnx/model\.onnx (carries other|has other weights)"):

@@ -58,7 +58,7 @@ def test_all_session_options_give_the_same_outputs(content: bytes, small: Refere
 
 
 def test_bound_inputs_and_outputs_give_the_same(content: bytes, small: Reference) -> None:
-    # A GPU session binds inputs and outputs; ONNX Runtime has the same calls for a CPU.
+    # On a GPU, a session binds inputs and outputs to device memory. ONNX Runtime accepts the same calls on a CPU.
     inputs = golden_cells(exportable(small), 300).inputs
     session = Session(content, EngineOptions(provider="cpu"))
     expected = session.run(inputs)
@@ -117,7 +117,7 @@ def test_a_graph_that_names_other_files_is_refused(
 
 
 class FakeRuntime(ModuleType):
-    """An onnxruntime module that reports chosen providers; the sessions run on the CPU."""
+    """Stand-in for onnxruntime that reports the given providers; its sessions run on the CPU."""
 
     def __init__(self, available: list[str], used: list[str]) -> None:
         super().__init__("onnxruntime")

@@ -1,4 +1,4 @@
-"""The chosen engine opens, or the default engine, or the error states the reason."""
+"""The chosen engine or the default engine opens; otherwise, the error states the reason."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def test_scgpt_is_read_from_the_given_folder(cells: AnnData, tmp_path: Path) -> 
     assert (engine.embedding.kind, engine.embedding.dim) == ("scgpt", reference.config.input_dim)
     with pytest.raises(CheckpointError, match="nowhere is no folder; expected args.json"):
         open_engine(reference, scgpt=tmp_path / "nowhere")
-    # A graph includes the encoder. With a checkpoint folder, torch runs nevertheless.
+    # The exported graph includes the scGPT encoder. The torch engine still opens if a checkpoint folder is given.
     export(ExportableReference(reference, engine), tmp_path / "out")
     exported = read_reference(tmp_path / "out")
     assert isinstance(open_engine(exported), OnnxEngine)
     assert isinstance(open_engine(exported, scgpt=SCGPT), TorchEngine)
 
 
-# Print the engine that opens without a package, or the error: a line for each pair of package and engine.
+# Program that prints, for each pair of package and engine, which engine opens without the package, or the error.
 WITHOUT = """
 import sys
 from spikgpt.engines.opening import open_engine
@@ -74,7 +74,7 @@ for pair in sys.argv[1:]:
 
 
 def test_a_missing_package_is_named() -> None:
-    # The order matters: after an import of onnxruntime, other modules keep it.
+    # onnxruntime:onnx comes first, because a module that has imported onnxruntime keeps the import.
     expected = {
         "onnxruntime:onnx": "Run: pip install 'onnxruntime>=1.20', or onnxruntime-gpu, not both.",
         "torch:torch": "Run: pip install 'torch>=2.5'",

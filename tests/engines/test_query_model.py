@@ -24,7 +24,7 @@ from tests.conftest import labelled, usual_engine
 
 
 def fitted(reference: Reference, adata: AnnData, **options: Any) -> tuple[QueryModel, AlignedCells]:
-    """Return the model of a query, and its cells."""
+    """Return the model that is fitted to a query, and the aligned cells of the query."""
     engine, chosen = usual_engine(reference), options_of(AnnotateOptions, options)
     codes = batches_of(adata, "auto").codes
     with CellCache() as cache:
@@ -81,7 +81,7 @@ def test_a_saved_model_labels_any_chunk_the_same(small: Reference, query: AnnDat
     model, cells = fitted(small, query)
     loaded = QueryModel.load(model.save(), small.familiarity)
     assert len(model.save()) < 10_000_000
-    # With other row numbers, all cells lie outside the sample and are scored anew.
+    # Shift the row numbers of the sample, so that all cells count as outside of the sample and are scored anew.
     elsewhere = dataclasses.replace(
         loaded, smoother=dataclasses.replace(loaded.smoother, rows=loaded.smoother.rows + query.n_obs)
     )
@@ -97,7 +97,7 @@ def test_a_saved_model_labels_any_chunk_the_same(small: Reference, query: AnnDat
 
 
 def two_batches(adata: AnnData) -> tuple[AnnData, Any]:
-    """Return each cell twice, the second time with a batch effect, and the batches."""
+    """Return the cells, followed by a copy with a batch effect, and the batch of each cell, 0 or 1."""
     random = np.random.default_rng(0)
     factors = random.lognormal(0, 0.8, adata.n_vars)
     counts = random.poisson(adata.X.toarray() * factors).astype(np.float32)
@@ -111,7 +111,7 @@ def test_batches_without_a_column_are_inferred(small: Reference, query: AnnData)
     model, cells = fitted(small, both)
     assert model.inferred
     batches = model.scores.batches
-    # The donors differ too, so there may be more than the two made-up batches.
+    # The donors differ too, so more than two batches may be inferred.
     share = np.array([truth[batches == batch].mean() for batch in range(batches.max() + 1)])
     assert ((share[batches] > 0.5) == truth).mean() > 0.9
     assert any(f"{len(share)} batches were inferred" in note for note in model.report.notes)
@@ -142,7 +142,7 @@ def test_inferred_batches_keep_the_labels_of_a_far_batch(small: Reference, query
 def test_cells_outside_the_sample_get_the_same_scores(small: Reference, query: AnnData) -> None:
     model, cells = fitted(small, query)
     rows, engine = np.arange(query.n_obs), usual_engine(small)
-    # These rows are scored anew. By its row number, a cell is not its own neighbour.
+    # Every seventh cell is scored again. The row numbers ensure that no cell is its own neighbour.
     part = np.flatnonzero(rows % 7 == 0)
     output = engine.run(cells.part(part), model.scale)
     logs = engine.embedding.logs(cells.part(part))

@@ -42,7 +42,7 @@ def test_texts_are_divided_into_labels(texts: list[str], expected: list[str]) ->
 @given(st.lists(st.sampled_from(NAMES), min_size=1, max_size=6))
 def test_joined_labels_are_divided_again(labels: list[str]) -> None:
     names = find_labels([",".join(labels)], NAMES, "labels")
-    # "CD4-positive" and " alpha-beta T cell" are never neighbours, so only one division is possible.
+    # Only one division is possible, because " alpha-beta T cell" alone is not in ``NAMES``.
     assert names == labels
 
 
@@ -84,7 +84,7 @@ def test_probabilities_and_energies_are_those_of_fewer_logits(
     whole, part = shipped.engine.run(cells, scale), engine.run(cells, scale)
     rows = [shipped.reference.labels.names.index(name) for name in labels]
     temperature = shipped.reference.thresholds.temperature
-    # The logits up to a constant per cell; the energy gives the constant.
+    # Logits are temperature * log(probability), up to a constant per cell; the energy gives the constant.
     logits = temperature * np.log(whole.probabilities.astype(np.float64))
     logits += (whole.energies - np.log(np.exp(logits).sum(axis=1)))[:, None]
     np.testing.assert_allclose(part.energies, np.log(np.exp(logits[:, rows]).sum(axis=1)), rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The thread that runs torch networks."""
+"""All torch networks run in one thread, also in a forked process."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import torch
 
 from spikgpt.engines.thread import TorchThread
 
-# The process forks after some threads ended, while another thread may still run a network.
+# Program that forks after some threads have ended, while another thread may still run a network.
 FORKS = """
 import os, signal, sys, threading
 import torch

@@ -95,7 +95,7 @@ def test_scgpt_embeds_cells(source: ScGPTSource, few: AnnData, tmp_path: Path) -
 
 def test_tokens_of_upstream_give_vectors_of_upstream(source: ScGPTSource, few: AnnData) -> None:
     checkpoint, pad_value = source.checkpoint, source.checkpoint.config.pad_value
-    # Upstream matches genes by the names in the vocabulary, and reads the genes of a cell in file order.
+    # The scgpt package matches genes by the names in the vocabulary, and reads the genes of a cell in file order.
     known = [name in checkpoint.vocabulary for name in few.var_names]
     shuffled = np.random.default_rng(0).permutation(np.flatnonzero(known))
     cells = few[:8, shuffled].copy()

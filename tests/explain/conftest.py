@@ -13,7 +13,7 @@ from tests.conftest import labelled
 
 @pytest.fixture(scope="session")
 def fitted(small: Reference, query: AnnData) -> FittedQuery:
-    """Annotate cells of other donors, and return the fitted query."""
+    """Return the fitted query from an annotation of ``query`` by ``small``."""
     fitted_query = labelled(small, query).query
     assert isinstance(fitted_query, FittedQuery)
     return fitted_query

@@ -66,7 +66,7 @@ def test_more_integration_steps_change_attributions_little(fitted: FittedQuery, 
 def test_deletion_of_the_strongest_genes_lowers_the_log_odds_most(
     fitted: FittedQuery, attributor: GeneAttributor
 ) -> None:
-    """Compare with the exact loss of log-odds when genes are set to 0."""
+    """Compare the attributions with the exact loss of log-odds when genes are set to 0."""
     assert fitted.logs is not None
     scaled = attributor.front.scaled(fitted.logs[:40])
     beta = fitted.reference.labels.names.index("beta")

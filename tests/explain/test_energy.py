@@ -31,7 +31,7 @@ from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.training.recipes import DEFAULT, PAPER, network_config
 from tests.engines.test_model import classifier_for, embeddings
 
-# Few copies, so that the literal network is quick.
+# Settings of networks by name. The few copies keep the literal network quick.
 NETWORKS: dict[str, dict[str, Any]] = {
     "default": {"copies": 6},
     "paper": {"copies": 6, "residual": False, "attention_scale": 0.125},
@@ -41,14 +41,14 @@ CELLS = 12
 
 
 def activity(classifier: SpikingClassifier, vectors: torch.Tensor) -> SpikeActivity:
-    """Record the spikes of some vectors in a classifier."""
+    """Record the spikes of a classifier for the given vectors, shape (cells, dim)."""
     weights = {name: tensor.numpy() for name, tensor in classifier.state_dict().items()}
     names, labels = [f"cell {row}" for row in range(len(vectors))], list("abcdefgh"[: classifier.config.n_labels])
     return SpikeActivity.record(NumpyClassifier(classifier.config, weights), vectors.numpy(), names, labels, "made up")
 
 
 def spikingjelly_counts(classifier: nn.Module, x: torch.Tensor, **how: Any) -> dict[str, float]:
-    """Return SpikingJelly's counts for one cell, without the neurons."""
+    """Return SpikingJelly's mean counts per cell, by name of the operation, without operations inside neurons."""
     mac, synop = op_counter.MACCounter(), op_counter.SynOpCounter()
     ac = op_counter.ACCounter(extra_ignore_modules=[LIFNode])
     memory = op_counter.NeuromorphicMemoryAccessCounter()
@@ -65,7 +65,7 @@ def spikingjelly_counts(classifier: nn.Module, x: torch.Tensor, **how: Any) -> d
 
 
 def sum_over_layers(operations: Operations, field: str, names: Iterable[str]) -> float:
-    """Return the sum of a field over the layers whose name ends with one of some names."""
+    """Return the sum of a field over the layers whose name ends with one of ``names``."""
     return float(sum(getattr(layer, field) for layer in operations.layers if layer.name.endswith(tuple(names))))
 
 

@@ -1,4 +1,4 @@
-"""Explanation: text, HTML, tables, JSON, and the AnnData that it is written into."""
+"""Explanations as text, HTML, tables and JSON, and written into an AnnData."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gene front: the vectors of the engine, and gradients that equal finite differences."""
+"""The gene front gives the vectors of the engine, and gradients that equal finite differences."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_profiles_are_scaled_like_the_reference(fitted: FittedQuery, small: Refe
     beta, gene = small.labels.names.index("beta"), fitted.genes.index("INS")
     assert front.profiles[:, gene].argmax() == beta
     assert front.profiles.shape == (len(small.labels.names), len(fitted.genes))
-    # The scale of a query of the same types brings its labels near the profiles of the reference.
+    # The query has the reference's cell types, so its scaled label means are near the reference's profiles.
     assert labelled(small, query).labels.tolist().count("beta") > 20
     assert fitted.logs is not None
     means = front.scaled(fitted.logs)[fitted.model.scores.probabilities.argmax(axis=1) == beta].mean(axis=0)

@@ -1,4 +1,4 @@
-"""Genes behind labels: supporting, conflicting and missing ones."""
+"""Genes behind labels: supporting, conflicting and missing genes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scored cells: the sample, and further cells that an explanation reads."""
+"""Scores of the cells in the sample, and of further cells that an explanation reads."""
 
 from __future__ import annotations
 

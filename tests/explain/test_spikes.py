@@ -23,7 +23,7 @@ from tests.explain.test_energy import activity as activity_of
 
 
 def recorded(reference: Reference, cells: int) -> SpikeActivity:
-    """Record the spikes of random vectors."""
+    """Record the spikes of a reference's network for random vectors, one for each of ``cells`` cells."""
     vectors = np.random.default_rng(0).standard_normal((cells, reference.config.input_dim))
     classifier, names = NumpyClassifier(reference.config, reference.part(CLASSIFIER)), list(map(str, range(cells)))
     return SpikeActivity.record(classifier, vectors, names, reference.labels.names, reference.name)
@@ -62,8 +62,8 @@ def test_rates_are_means_over_cells_of_each_layer_head_and_step(activity: SpikeA
     assert len(rates) == config.time_steps * (4 * config.heads + 1)
     rasters = [activity.raster(row).layers for row in range(n_cells)]
     for layer in ("query", "value", "attention output"):
-        spikes = np.mean([raster[layer] for raster in rasters], axis=0)  # (D, T)
-        by_head = spikes.reshape(config.heads, -1, config.time_steps).mean(axis=1)  # (H, T)
+        spikes = np.mean([raster[layer] for raster in rasters], axis=0)  # shape (neurons, steps)
+        by_head = spikes.reshape(config.heads, -1, config.time_steps).mean(axis=1)  # shape (heads, steps)
         head_rates = np.array([[rates[layer, head + 1, step + 1] for step in range(4)] for head in range(config.heads)])
         np.testing.assert_allclose(head_rates, by_head, atol=1e-12)
     hidden = np.mean([raster["hidden"] for raster in rasters], axis=(0, 1))

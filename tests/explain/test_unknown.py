@@ -1,4 +1,4 @@
-"""Reasons for Unknown."""
+"""Explanations why cells are Unknown."""
 
 from __future__ import annotations
 

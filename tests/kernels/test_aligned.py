@@ -56,7 +56,7 @@ def shuffled(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
 
 
 def doubled(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Return the matrix with every value stored in two parts."""
+    """Return the same matrix, with every value stored as two halves in the same position."""
     parts = np.repeat(matrix.data / 2, 2), np.repeat(matrix.indices, 2), 2 * matrix.indptr
     return sparse.csr_matrix(parts, matrix.shape)
 

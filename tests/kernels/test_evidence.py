@@ -1,4 +1,4 @@
-"""The compiled scores equal those of NumPy."""
+"""The compiled correlations and marker excesses of cells equal those of NumPy."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def test_scores_equal_those_of_numpy(seed: int, genes: int, labels: int, batches
     assert expected.marker_excess is not None
     assert compiled.marker_excess is not None
     np.testing.assert_allclose(compiled.marker_excess, expected.marker_excess, rtol=1e-10, atol=1e-12)
-    # If all genes are equal, the correlation is 0 / 0: rounding decides, and the score is bounded.
+    # If the values of all genes are equal, the correlation is 0 / 0, and rounding decides its value.
+    # ID scores are then not compared.
     if not empty and genes > 2:
         np.testing.assert_allclose(compiled.id_score, expected.id_score, rtol=1e-7, atol=1e-7)
 

@@ -1,4 +1,4 @@
-"""Compiled rows of dense matrices and of matrices by columns equal those of NumPy and SciPy."""
+"""Compiled functions read the same rows of dense and of column-compressed matrices as NumPy and SciPy."""
 
 from __future__ import annotations
 

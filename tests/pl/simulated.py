@@ -1,4 +1,4 @@
-"""Annotated cells that are made up."""
+"""Simulated annotated cells for the tests of plots."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_colours_do_not_depend_on_the_labels_that_occur(islets: AnnData) -> None
     whole, part = (AnnotatedCells.read(adata, "spikgpt") for adata in (islets, islets[:2].copy()))
     assert part.colors(["beta"])["beta"] == whole.colors(["alpha", "beta"])["beta"] == palette(4)[1]
     assert whole.colors(["Unknown"]) == {"Unknown": UNKNOWN_COLOR}
-    # Other names get other colours.
+    # Names that are no labels get colours of their own.
     colors = whole.colors(["alpha", "new", "newer", "Unknown", MISSING])
     assert len(set(colors.values())) == 5
     assert colors["alpha"] == palette(1)[0]

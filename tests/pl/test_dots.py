@@ -63,7 +63,7 @@ def test_dots_have_the_attribution_and_the_share_of_expressing_cells() -> None:
     values, sizes = np.asarray(dots.get_array()), np.asarray(dots.get_sizes())  # type: ignore[attr-defined]
     assert [values[indices[position]] for position in ((0, 0), (1, 0), (2, 0), (1, 1))] == [1.0, 0.5, -0.25, 1.0]
     assert sizes[indices[0, 0]] > sizes[indices[1, 1]] > sizes[indices[0, 1]] > sizes[indices[1, 0]]
-    # Absent genes have a ring, and missing genes a cross.
+    # A ring marks a gene that supports a label by its absence. A cross marks a marker gene that cells do not express.
     widths = np.asarray(dots.get_linewidth())
     assert (widths > 1).sum() == 2
     assert np.asarray(crosses.get_offsets()).tolist() == [[0, 2]]

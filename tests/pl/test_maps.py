@@ -1,4 +1,4 @@
-"""Map of the cells."""
+"""Plots of the cells on a 2-D map."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_labels_have_their_colours_and_unknown_is_grey(islets: AnnData) -> None:
     assert legend_of(axes) == ["Unknown"]
     assert sum(sizes_of(axes)) == islets.n_obs
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("UMAP1", "UMAP2", "spikgpt_label")
-    # The same label has the same colour in a part of the cells.
+    # A label keeps its colour if only a part of the cells is drawn.
     beta = islets[islets.obs["spikgpt_label"] == "beta"].copy()
     assert colors_of(pl.umap(beta)) == {palette(2)[1]}
 

@@ -33,7 +33,7 @@ def bars(axes: Axes) -> dict[str, list[float]]:
 
 
 def test_bars_are_the_shares_of_labels_in_each_batch(islets: AnnData) -> None:
-    axes = pl.composition(islets)  # the batches of the annotation
+    axes = pl.composition(islets)  # by default, the samples are the batches of the annotation
     assert rows_of(axes) == ["d1 (200)", "d10 (200)", "d9 (200)"]
     expected = pd.crosstab(islets.obs["donor"], islets.obs["spikgpt_label"], normalize="index")
     widths = bars(axes)
@@ -73,7 +73,7 @@ def test_rows_of_a_heat_map_are_shares_of_a_label(islets: AnnData) -> None:
     numbers = [text.get_text() for text in axes.texts]
     assert numbers == [f"{100 * share:.0f}" for share in shares.ravel() if share >= 0.005]
     assert axes.get_xlabel() == "leiden"
-    # The colour bar has the unit of the numbers.
+    # The colour bar is in percent, as the printed numbers are.
     assert image.get_clim() == (0, 100)
     assert image.colorbar is not None
     assert image.colorbar.ax.get_ylabel() == "% of the label's cells"

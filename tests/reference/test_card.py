@@ -62,7 +62,7 @@ def text(provenance: dict[str, Any] | None = None, *, onnx: bool = False) -> str
 
 
 def recipe_of(name: str) -> dict[str, Any]:
-    """Return name and provenance of an untrained reference, from its recipe."""
+    """Return the name and the provenance that a recipe gives to its reference, without training."""
     folder = find_recipe(name)
     plan = plan_build(read_recipe(folder))
     return {"name": name, "provenance": provenance_of(plan, read_card(folder, plan.card))}
@@ -151,7 +151,7 @@ def test_scores_on_other_studies_are_results_of_their_own() -> None:
         ("GSE84133", "held out: donor human3"),
     ]
     assert [metric["value"] for metric in results[0]["metrics"]] == [0.5, 0.25]
-    # Earlier versions of SpikGPT compare the last result with the metrics.
+    # The held-out result is last, because earlier versions of SpikGPT compare the last result with metrics.json.
     assert card_figures(content) == {"accuracy": 0.9876, "f1": 0.8765}
 
 
@@ -358,7 +358,7 @@ def test_a_cross_validation_is_stated() -> None:
     assert (
         "| a\\|b | 30 | 1.000 | 1.000 |\n| mean ± standard deviation | | 0.950 ± 0.071 | 0.900 ± 0.141 |\n\n" in content
     )
-    # The rows of labels pool all held-out cells.
+    # Figures of labels are computed over the held-out cells of all donors together.
     assert (
         "| alpha | CL:0000171 | 70 | 53 | 0.900 | 0.800 | 0.700 |\n| rare | - | 7 | 7 | 0.600 | 0.500 | 0.400 |\n"
         in content

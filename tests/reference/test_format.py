@@ -59,7 +59,7 @@ def test_format_1_on_counts_is_read() -> None:
 
 
 def test_format_2_is_read() -> None:
-    """Labels are those of the version that wrote the reference; Unknown cells follow the current rule."""
+    """Check that labels equal those of the version that wrote the reference. Unknown cells follow the current rule."""
     folder, expected = DATA / "format_2" / "embedded", json.loads((DATA / "format_2" / "expected.json").read_text())
     reference = read_reference(folder)
     cells = AnnData(np.zeros((120, 1), dtype=np.float32), obsm={"X_test": np.array(expected["vectors"])})
@@ -73,7 +73,7 @@ def test_format_2_is_read() -> None:
 
 
 def predictions_of(name: str) -> dict[str, Any]:
-    """Return the current labels and probabilities of the committed cells, by a reference of an old format."""
+    """Annotate stored cells by a reference of an old format; return the labels and probabilities."""
     reference = read_reference(DATA / name)
     if name == "format_1/counts":
         cells = read_cells(QUERY_FILE)[:40].copy()

@@ -244,7 +244,7 @@ def test_a_push_is_whole_or_nothing_and_can_be_repeated(
     hub.clear_faults()
     push(client)
     assert pulled(client) == FILES
-    # The Hub makes the first commit, the push the second. A push whose answer was lost is not committed twice.
+    # The Hub makes the first commit, and the push the second. A push is not committed again if its answer was lost.
     assert len(hub.repositories[REPO].commits) == 2
 
 
@@ -262,7 +262,7 @@ def test_tokens_are_sent_to_the_hub_alone_and_not_logged(
         sent = {request.host: set[str | None]() for request in hub.requests}
         for request in hub.requests:
             sent[request.host].add(request.authorization)
-    # Large files come from another host, at an address that the Hub gave.
+    # Large files come from another host, at an address that the Hub gave; that host must not get the token.
     assert sent == {"127.0.0.1": {f"Bearer {SECRET}"}, "localhost": {None}}
     out, err = capfd.readouterr()
     for text in (caplog.text, out, err, repr(client), str(raised.value)):
@@ -341,7 +341,7 @@ def test_cached_files_are_named_by_their_content(hub: LoopbackHub, client: Hub) 
     (folder / "README.md").resolve().unlink()
     assert client.repair(REPO, folder.name, FILES)
     assert pulled(client) == FILES
-    # git hash-object
+    # Result of ``git hash-object`` for this content.
     assert git_oid(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
 
 

@@ -1,4 +1,4 @@
-"""The cache: files are not deleted, and links out of the cache are not followed."""
+"""Files in the cache are not deleted, and links out of the cache are not followed."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from tests.reference.test_hub import FILES, REPO, pulled, push
 
 
 def change_answers(hub: LoopbackHub, where: str, **changes: Any) -> None:
-    """Change the Hub's answers to requests that contain a text."""
+    """Change the Hub's answers to requests whose method and path contain ``where``."""
     hub.forge = lambda request, answer: replace(answer, **changes) if where in request else answer
 
 
@@ -159,7 +159,7 @@ def test_a_call_that_takes_too_long_is_abandoned() -> None:
 
 
 def test_requests_of_other_code_have_no_limits(hub: LoopbackHub, client: Hub) -> None:
-    """Requests outside of run_concurrently have no limits, and a new session gets the hooks again."""
+    """Check that requests outside of run_concurrently have no limits, and that a new session gets the hooks again."""
     hub.put(REPO, FILES)
     assert pulled(client) == FILES
     utils.close_session()
@@ -207,7 +207,7 @@ def test_answers_to_uploads_in_threads_of_the_client_are_bounded(
         push(client, files)
     hub.forge = lambda request, answer: answer
     assert push(client, files).commit
-    # Answers to other code have no limits.
+    # Answers to requests of other code have no limits.
     change_answers(hub, "/repos/create", body=bytes(2**21), headers={})
     assert len(utils.get_session().post(f"{hub.endpoint}/api/repos/create", json={"name": "x"}).content) == 2**21
 

@@ -1,4 +1,4 @@
-"""All references in one list."""
+"""The list of references: shipped, cached and on the Hub."""
 
 from __future__ import annotations
 

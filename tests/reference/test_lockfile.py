@@ -27,7 +27,7 @@ def test_a_reference_with_another_digest_is_refused(hub: LoopbackHub, client: Hu
     for expect in (DIGEST, DIGEST.upper(), f"sha256:{DIGEST}"):
         assert open_reference(REPO, hub=client, pin=VersionPin(expect)).digest == DIGEST
     assert pull(REPO, tmp_path / "out", hub=client, pin=VersionPin(DIGEST)).digest == DIGEST
-    # The bytes are those of the repository, even if this version would write others.
+    # The pulled files have the bytes of the repository, even if this version would write other bytes.
     assert files_of(tmp_path / "out") == reference_files()
     hub.put(REPO, OTHER)
     with pytest.raises(DamagedReference, match=f"{REPO} has the digest .*; expected {DIGEST}. Nothing was written"):
@@ -58,7 +58,7 @@ def test_a_lock_file_keeps_the_commit_and_the_digest(hub: LoopbackHub, client: H
     pull(REPO, tmp_path / "third", hub=Hub(hub.endpoint, cache_dir=tmp_path / "fresh"), pin=pin)
     assert files_of(tmp_path / "second") == files_of(tmp_path / "third") == reference_files()
     assert lock.read_bytes() == written
-    # Another name of the same repository is another entry.
+    # Another name of the same repository gets a separate entry in the lock file.
     pull(f"{REPO}@main", tmp_path / "main", hub=client, pin=pin)
     assert files_of(tmp_path / "main") == OTHER
     assert list(json.loads(lock.read_text())["references"]) == [str(SOURCE), REPO, f"{REPO}@main"]

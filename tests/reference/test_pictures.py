@@ -46,7 +46,7 @@ def test_a_confusion_matrix_has_2400_pixels_a_side_at_most() -> None:
 def test_the_shares_of_many_labels_are_computed_in_few_passes() -> None:
     passes = 0
 
-    # One sum over a row for each number of the row would take minutes.
+    # If the sum of a row were computed for each number in the row, a picture would take minutes.
     class Row(list[int]):
         def __iter__(self) -> Iterator[int]:
             nonlocal passes

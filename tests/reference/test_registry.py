@@ -58,7 +58,7 @@ def test_the_card_of_a_shipped_reference_states_origin_licence_use_and_limits(na
 @pytest.mark.parametrize("name", shipped_references())
 def test_the_labels_of_a_shipped_reference_are_terms_of_the_cell_ontology(name: str) -> None:
     labels = read_reference(shipped_references()[name]).labels
-    # The table has no obsolete terms.
+    # The ontology table has no obsolete terms, so no label may have one.
     unknown_terms = {
         label: term
         for label, term in zip(labels.names, labels.cell_ontology_ids, strict=True)
@@ -69,7 +69,7 @@ def test_the_labels_of_a_shipped_reference_are_terms_of_the_cell_ontology(name: 
 
 def test_the_shipped_references_are_small() -> None:
     sizes = {
-        # A wheel is compressed.
+        # Sizes are those of compressed files, because a wheel is compressed.
         path.relative_to(folder.parent).as_posix(): len(zlib.compress(path.read_bytes()))
         for folder in shipped_references().values()
         for path in folder.rglob("*")
@@ -104,7 +104,7 @@ def test_the_checked_files_are_read(hub: LoopbackHub, client: Hub) -> None:
     hub.put("islets/small", files)
     resolved = resolve("islets/small", hub=client)
     assert resolved.source == resolved.files == files
-    # Another process may change the cache meanwhile.
+    # Damage the cached files, as another process may do between the check and the reading.
     for path in resolved.folder.iterdir():
         path.resolve().write_bytes(b"spoilt")
     assert read_reference(resolved.source, resolved.origin).name == "islets"

@@ -72,7 +72,7 @@ def test_a_failed_requirement_is_refused() -> None:
 
 
 def validation() -> dict[str, Any]:
-    """Return the cross-validation of two donors."""
+    """Return made-up cross-validation figures of two donors."""
     parts = measure(["alpha"] * 3 + ["beta"] * 2, ["alpha"] * 4 + ["beta"]), measure(["alpha"] * 4, ["alpha"] * 4)
     rows = [GroupScore(f"d{n}", part.cells, part.accuracy, part.macro_f1) for n, part in enumerate(parts)]
     summary: dict[str, Any] = msgspec.to_builtins(CrossValidation.summarise("donor", rows, pooled(parts)))

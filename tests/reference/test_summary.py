@@ -38,7 +38,7 @@ def test_a_cross_validation_replaces_the_scores_of_the_table() -> None:
     files = stored_files(PANCREAS)
     metrics = json.loads(files["metrics.json"])
     accuracy, held_out = metrics["held_out"]["accuracy"], metrics["held_out"]
-    # One donor, whose scores agree with those of the pooled cells.
+    # With one donor, the donor's figures must equal those of the pooled cells.
     metrics["cross_validation"] = {
         "batch_key": "donor",
         "groups": [{"group": "a", **{key: held_out[key] for key in ("cells", "accuracy", "macro_f1")}}],

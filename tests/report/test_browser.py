@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 Open = Callable[..., "Page"]
-# Texts whose contrast with the paper behind them is measured.
+# CSS selectors of the texts whose contrast with the background is measured.
 TEXTS = ("h1", ".verdict h2", ".verdict li", ".facts dt", ".hint", "#legend .value", "#legend .count", ".labels td")
 CONTRAST = """(selector) => {
   const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
@@ -87,13 +87,13 @@ def opened(chromium: Browser) -> Iterator[Open]:
 
 
 def wait_until_drawn(page: Page) -> None:
-    """Wait until the picture of the last change is drawn."""
+    """Wait until the page has drawn the last change."""
     frame = "requestAnimationFrame"
     page.evaluate(f"new Promise((done) => {frame}(() => {frame}(() => {frame}(() => {frame}(done)))))")
 
 
 def pixels(page: Page) -> np.ndarray[tuple[int, int, int], np.dtype[np.int64]]:
-    """Return the pixels of the map without the mark of the focus around it, RGB from 0 to 255."""
+    """Return the pixels of the map without the focus ring, shape (height, width, 3), RGB from 0 to 255."""
     wait_until_drawn(page)
     picture = page.locator("#canvas").screenshot()
     return np.asarray(np.rint(255 * matplotlib.image.imread(io.BytesIO(picture))[8:-8, 8:-8, :3]), dtype=np.int64)
@@ -174,7 +174,7 @@ def test_texts_have_contrast_and_the_page_fits(opened: Open, report: Path, schem
 
 @pytest.mark.slow
 def test_names_never_overlap_while_zooming(opened: Open, annotated: Annotation, query: AnnData, tmp_path: Path) -> None:
-    # Each cell has a different name, in a small area.
+    # The cells have 100 different labels with long names, and lie in a small area.
     names = tuple(f"cell type {number} of a long name" for number in range(100))
     best = (np.arange(300) % 100).astype(np.int16)
     probabilities = np.eye(100, dtype=np.float32)[best]

@@ -63,7 +63,7 @@ def test_several_batch_columns_have_a_figure_each(annotated: Annotation, query: 
     both = dataclasses.replace(annotated, batch_key="donor x condition")
     figures = compositions(both, labels_of(both), adata)
     assert [composition.column for composition in figures] == ["donor", "condition"]
-    # Batches that were inferred have no column.
+    # Inferred batches have no obs column.
     inferred = dataclasses.replace(annotated, batch_key="inferred")
     assert [composition.column for composition in compositions(inferred, labels_of(inferred), adata)] == [
         "donor",

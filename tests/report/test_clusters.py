@@ -28,7 +28,7 @@ from spikgpt.types import UNKNOWN
 
 
 class Labelled(Annotation):
-    """Annotation with given labels and compatibility; any other attribute is missing."""
+    """Stand-in for an annotation that has only labels and a compatibility."""
 
     compatibility = Compatibility(LIKE, "made <i>up", {})
 
@@ -47,19 +47,19 @@ class Labelled(Annotation):
 
 
 def labelled(best_labels: list[str], *, unknown: list[int] | None = None) -> Labelled:
-    """Return an annotation from labels before rejection and the rows of rejected cells."""
+    """Return an annotation with the given labels before rejection; cells in the rows ``unknown`` are Unknown."""
     rejected = set(unknown or [])
     return Labelled([UNKNOWN if i in rejected else label for i, label in enumerate(best_labels)], best_labels)
 
 
 def clustered(clusters: Sequence[object]) -> AnnData:
-    """Return cells with one gene and a column of clusters."""
+    """Return cells with one gene and the column ``leiden`` of clusters."""
     obs = pd.DataFrame({"leiden": clusters}, index=[f"cell {i}" for i in range(len(clusters))])
     return AnnData(1 + np.arange(len(clusters), dtype=np.float32)[:, None] % 3, obs=obs)
 
 
 def without_alpha(adata: AnnData, nearest: str = "beta") -> Labelled:
-    """Return an annotation by true types of a reference without alpha; alpha cells get the nearest other type."""
+    """Return the true types as an annotation by a reference without alpha; alpha cells get the label ``nearest``."""
     types = adata.obs["cell_type"].astype(str).to_numpy()
     alpha = np.flatnonzero(types == "alpha").tolist()
     return labelled(np.where(types == "alpha", nearest, types).tolist(), unknown=alpha)

@@ -62,7 +62,7 @@ def test_candidates_have_marker_genes(annotated: Annotation, query: AnnData) -> 
     assert "alpha" in [cluster.name for cluster in content.candidates]
     markers = next(cluster for cluster in content.candidates if cluster.name == "alpha")
     assert markers.note or markers.markers
-    # Given clusters are not computed again.
+    # If clusters are given, they are not computed again.
     report = summarise(missing, query, "cell_type")
     given = report_content(missing, None, OPTIONS, clusters=report)
     assert given.candidates == tuple(cluster for cluster in report.clusters if cluster.candidate)

@@ -24,7 +24,7 @@ def test_cell_types_are_separate_on_the_map(annotated: Annotation) -> None:
     assert "UMAP of the query's own principal components, computed for 300 cells" in umap.text
     assert umap.points is not None
     assert len(umap.placed) == 300
-    # Most of the nearest cells of a cell have its label.
+    # Most of the cells nearest to a cell have the same label as the cell.
     nearest = KDTree(umap.points).query(umap.points, 6)[1][:, 1:]
     assert (annotated.best[nearest] == annotated.best[:, None]).mean() > 0.85
 
@@ -54,7 +54,7 @@ def test_the_graph_equals_that_of_umap_learn() -> None:
         from umap.umap_ import fuzzy_simplicial_set
 
         points = np.random.default_rng(0).standard_normal((400, 8)).astype(np.float64)
-        points[7] = points[8]  # the same cell twice
+        points[7] = points[8]  # two cells at the same position
         distances, nearest = KDTree(points).query(points, 15)
         nearest[7:9, :2] = [[7, 8], [8, 7]]
         random = np.random.RandomState(0)

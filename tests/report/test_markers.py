@@ -16,7 +16,7 @@ from spikgpt.types import Rows
 
 
 def by_scanpy(cells: AnnData, inside: Rows, outside: Rows) -> pd.DataFrame:
-    """Return scanpy's figures of every gene, by name."""
+    """Return scanpy's Wilcoxon test of the cells inside against the cells outside: a row for each marker gene."""
     both = cells[np.concatenate([inside, outside])].copy()
     both.X = both.X.astype(np.float32)
     both.obs["side"] = pd.Categorical(["inside"] * len(inside) + ["outside"] * len(outside))

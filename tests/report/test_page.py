@@ -85,7 +85,7 @@ def test_nothing_is_loaded_and_nothing_runs_inline(kind: str, request: pytest.Fi
         assert not [name for name in attributes if name.startswith("on") or name == "style"]
         assert not attributes.get("src")
         assert str(attributes.get("href", "#")).startswith(("#", "data:"))
-    # The page holds no address, except the namespaces of SVG and MathML.
+    # The page holds no web address, except the namespaces of SVG and MathML.
     style, script = parsed.raw["style"], parsed.raw["script"]
     assert "http" not in style
     assert not re.search(r"https?://|\beval\b|new Function|innerHTML|insertAdjacentHTML|document\.write", script)

@@ -57,7 +57,7 @@ def test_incompatibility_is_the_first_note(annotation: Annotation) -> None:
     assert genes.startswith("Only 1 of")
     assert "another study" in study
     assert unknown.startswith("100% of the cells are Unknown")
-    # Unknown cells and an unlike study follow from the incompatibility, so those notes are left out.
+    # For an incompatible query, there are no notes on Unknown cells and on another study.
     unsuited = altered(nothing, compatibility=Compatibility(OTHER, "it barks", {}))
     first, *remaining = unsuited.notes()
     assert first.startswith("The cells are of another tissue or species; do not use the labels: it barks.")
@@ -157,7 +157,7 @@ def test_the_ontology_columns_hold_the_term_of_the_broad_label(annotation: Annot
     assert obs["spikgpt_label_broad"].tolist() == ["Unknown"] * 6 + ["alpha", "islet cell"] * 3
     assert obs["spikgpt_label"].tolist() == ["Unknown"] * 6 + ["alpha", "beta"] * 3
     assert obs["spikgpt_ontology_term_id"].cat.categories.tolist() == ["CL:0000171", "CL:0008024", "unknown"]
-    # Two labels of one term have one category.
+    # Two labels with the same Cell Ontology term share one category.
     same = altered(annotation, broad_ids=("CL:0000171", "CL:0000171", "unknown", "CL:0000171")).obs()
     assert same["spikgpt_ontology_term_id"].cat.categories.tolist() == ["CL:0000171", "unknown"]
 
@@ -171,7 +171,7 @@ def test_labels_without_a_valid_term_are_noted(annotation: Annotation, term: str
     assert changed.uns()["spikgpt"]["ontology_term_ids"].tolist() == ["CL:0000171", "unknown"]
     with pytest.warns(SpikGPTWarning, match=f"no cell type for these labels: {shown}. Their cells have 'unknown'"):
         changed.write_to(cells(annotation))
-    # Labels without cells are not named.
+    # A note does not name labels without cells.
     assert not altered(changed, best=np.zeros(N_CELLS, dtype=np.int16)).notes()
 
 
@@ -299,10 +299,10 @@ def test_replaced_labels_of_another_reference_are_noted(annotation: Annotation, 
         kept = " and ".join(f"obs['spikgpt_{name}']" for name in columns)
         assert f"{kept} may still be by 'hand-made'" in note
         assert "--key-added" in note
-    # The same reference gives no note; another reference of the same name gives one.
+    # The same reference gives no note; another reference of the same name gives a note.
     assert altered(annotation, reference_digest="11").notes(adata) == []
     assert "'hand-made' of the digest 11 were replaced" in altered(annotation, reference_digest="33").notes(adata)[0]
-    # With another key, the columns stay as they are.
+    # With another key_added, the earlier columns stay as they are.
     before = adata.copy()
     beside = altered(other, key_added="liver")
     beside.write_to(adata)
@@ -390,7 +390,7 @@ def test_the_html_repr_escapes_names_and_lists_the_labels(annotation: Annotation
     right = '<td style="text-align:right">'
     alpha, unknown = "&lt;b&gt;al&amp;pha</td>", "Unknown</td>"
     assert f'color:{palette(2)[0]}">&#9632;</span> {alpha}{right}3</td>{right}25.0%</td>{right}' in html
-    # Unknown has no confidence.
+    # The row of Unknown shows no confidence.
     assert f'color:{UNKNOWN_COLOR}">&#9632;</span> {unknown}{right}6</td>{right}50.0%</td>{right}</td>' in html
 
 

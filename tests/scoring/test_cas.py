@@ -34,7 +34,7 @@ def test_a_set_has_the_fields_of_the_schema(
     assert written["author_annotation_fields"] == {"cells": str(len(cells))}
     assert len(written["rationale"]) <= LONGEST_RATIONALE
     assert written["cell_label"] == ("unknown" if name == UNKNOWN else name)
-    # The id and its name come together, and only for a valid term.
+    # The id and the name of a term are written together, and only for a valid term.
     assert written.get("cell_ontology_term") == ontology().names.get(term)
     assert written.get("cell_ontology_term_id", NO_TERM) == term
     assert ("marker_gene_evidence" in written) == bool(markers)

@@ -27,7 +27,7 @@ def fitted(small: Reference, query: AnnData) -> Fitted:
 
 
 def by_cell(fitted: Fitted, chosen: Bools) -> tuple[float, float]:
-    """Return the correlation and the unexplained variance of the chosen cells, by definition."""
+    """Compute the correlation and the unexplained variance of the chosen cells from their definitions."""
     scorer, best, neighbours = fitted
     assert scorer.logs is not None
     assert scorer.profiles is not None

@@ -29,13 +29,13 @@ GENES = 120
 
 
 def tissue(seed: int, labels: int = 4) -> Profiles:
-    """Return made-up expression profiles of labels."""
+    """Return made-up expression profiles of the labels, shape (labels, GENES)."""
     random = np.random.default_rng(seed)
     return Profiles(random.gamma(1, 1, (labels, GENES)), random.uniform(0.2, 0.8, GENES))
 
 
 def compared(logs: sparse.csr_matrix, best: Integers, profiles: Profiles) -> Comparison:
-    """Return the comparison of cells of given labels with the reference."""
+    """Return the comparison of cells, whose labels are ``best``, with the reference's profiles."""
     return Comparison.fit(LabelMeans.fit(logs, best, len(profiles.means)), profiles, marker_genes(profiles))
 
 
@@ -73,7 +73,7 @@ def test_the_correlation_equals_a_loop_over_genes_and_labels(sizes: tuple[int, .
 def looped(
     values: npt.NDArray[np.float64], best: Integers, profiles: Profiles, labels: list[int], sizes: tuple[int, ...]
 ) -> float:
-    """Return the correlation of some labels, gene by gene."""
+    """Return the correlation between query and reference over the given labels, by a plain loop over genes."""
     roots = [np.sqrt(sizes[label]) for label in labels]
     both = query_only = reference_only = 0.0
     for gene in range(GENES):
@@ -129,7 +129,7 @@ def test_cells_of_the_same_tissue_are_compatible_and_cells_of_another_are_not(se
     best = random.integers(4, size=300)
     offset = random.normal(0.3, 0.3, GENES)
     assert compatibility_of(cells_of(reference, best, seed), best, reference, shifted=0.0).kind == LIKE
-    # A batch effect on all cells hardly counts.
+    # A batch effect on all cells does not make the query incompatible.
     assert compatibility_of(cells_of(reference, best, seed, offset), best, reference).kind == STUDY
     other = compatibility_of(cells_of(elsewhere, best, seed), best, reference)
     assert other.kind == OTHER
@@ -231,7 +231,7 @@ def test_markers_separate_cells_of_one_type_from_cells_of_another_tissue() -> No
         strange = compatibility_of(cells_of(elsewhere, alone), alone, reference, shifted)
         assert re.search(r"markers of their labels at -?\d+%", strange.evidence)
         assert not strange.usable
-        # The cells are of one type of the reference and have the label of another.
+        # The cells are of one type of the reference, but have the label of another type.
         assert not compatibility_of(cells_of(reference, alone - 1), alone, reference, shifted).usable
 
 
@@ -269,7 +269,7 @@ def test_the_evidence_states_the_numbers(
         (0.9, 1.5, 0.8, 0.2, STUDY, "r = 0.90); cells express the markers of their labels at 80%"),
         (0.6, 0.5, 0.4, 0.1, STUDY, "r = 0.60"),
         (0.6, 0.5, 0.4, 0.14, OTHER, "r = 0.60): similarity 0.99, expected at least 1"),
-        # The correlation counts as 0.65 where no two labels can be compared.
+        # The correlation counts as 0.65 if no two labels can be compared.
         (None, 0.5, 0.4, 0.18, STUDY, "markers of their labels at 40%"),
         (None, 0.5, 0.4, 0.2, OTHER, "similarity 0.99, expected at least 1"),
         # A query is refused if another label's markers exceed the own markers, whatever the contrast.
@@ -318,7 +318,7 @@ def test_the_labels_have_to_explain_the_differences_between_cells(cells: CellAgr
         (0.6, 0.84, 1.2, STUDY),
         (0.6, 0.85, 1.3, STUDY),
         (0.59, 0.89, 0.0, OTHER),
-        # At a correlation of 0.9, a low contrast means that a missing type has one of the labels.
+        # At a correlation of 0.9, a low contrast means that cells of a missing type have one of the labels.
         (0.1, 0.9, 1.3, STUDY),
         (None, 0.65, 1.3, STUDY),
     ],
@@ -329,9 +329,9 @@ def test_three_labels_need_a_mean_contrast(kept: float | None, correlation: floa
     if kind == OTHER:
         least = 1 if kept == 0.99 else 0.6
         assert f"mean contrast {kept:.2f}, expected at least {least}" in result.evidence
-    # Two labels without a similarity need the contrast too.
+    # If there is no similarity, two labels need a high mean contrast too.
     assert check_compatibility(Comparison(2, correlation, None, None), kept, shifted, 0.5, 0.05).kind == kind
-    # With a similarity, the contrast of two labels does not decide: two labels do not show a batch effect.
+    # If there is a similarity, the contrast of two labels does not decide: two labels cannot show a batch effect.
     assert check_compatibility(Comparison(2, correlation, 0.8, 0.2), kept, shifted, 0.5, 0.05).usable
 
 
@@ -345,7 +345,7 @@ def test_the_similarity_counts_own_markers_as_one_at_most() -> None:
 
 
 def test_marker_genes_of_one_label_alone_give_no_marker_level() -> None:
-    """Label 1 expresses every gene more than label 0, so label 0 has no marker genes."""
+    """Check two labels, where label 1 expresses every gene more than label 0, so label 0 has no marker genes."""
     random = np.random.default_rng(0)
     means = np.concatenate([random.gamma(1, 1, (1, GENES)), np.full((1, GENES), 9.0)])
     profiles = Profiles(means, np.full(GENES, 0.5))

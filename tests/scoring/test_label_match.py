@@ -27,7 +27,7 @@ def made_up(seed: int = 0, genes: int = 60) -> tuple[Profiles, Array, Integers, 
 
 
 def matched(logs: Any, best: Integers, batches: Integers, profiles: Profiles) -> LabelMatch:
-    """Return the label match; dense values are vectors and have no marker genes."""
+    """Return the label match; dense ``logs`` stand for embedding vectors, which have no marker genes."""
     return LabelMatch.fit(logs, best, batches, profiles, marker_genes(profiles) if sparse.issparse(logs) else [])
 
 
@@ -78,13 +78,14 @@ def test_a_marker_deficit_lowers_the_match_of_a_label() -> None:
     # Each of the four labels has 15 markers; the last label is rare.
     profiles = Profiles(np.kron(np.eye(4), np.full(15, 2.0)), np.full(60, 0.5))
     best, batches = np.repeat([0, 1, 2, 3], [30, 20, 20, 9]), np.zeros(79, dtype=np.int64)
-    # The first label has 3/4 of its markers' expression, the second more than the reference.
+    # Cells of the four labels express their markers at 0.75, 1.3, 0.9 and 1.0 times the level in the reference.
     logs = profiles.means[best] * np.array([0.75, 1.3, 0.9, 1.0])[best, None]
     match = matched(sparse.csr_matrix(logs), best, batches, profiles)
     deficit = [[0.75 - (0.7 + 0.95) / 2, 0, 0, 0]]
     np.testing.assert_allclose(match.marker_deficit, deficit, atol=1e-12)
     np.testing.assert_allclose(match.score, match.contrast + 1.5 * np.array(deficit))
-    # Nine markers are too few, and vectors have none. A single label is compared with the usual level.
+    # There is no deficit with nine markers, which are too few, or with embedding vectors, which have no markers.
+    # The deficit of a single label is measured from the usual level, 0.7.
     few = np.concatenate([np.arange(label * 15, label * 15 + 9) for label in range(4)])
     panel = Profiles(profiles.means[:, few], profiles.within[few])
     assert not matched(sparse.csr_matrix(logs[:, few]), best, batches, panel).marker_deficit.any()

@@ -1,4 +1,4 @@
-"""Cell counts add up over the parts of a query."""
+"""Cell counts in notes add up over the parts of a query."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_the_term_is_the_most_specific_certain_term(weights: list[float], first:
     terms = [among.term_ids[among.assign(row, certainty)[0]] for certainty in (low, high)]
     best = list(BLOOD.values())[int(row.argmax())]
     for certainty, term in zip((low, high), terms, strict=True):
-        # Probability of a term, by the ids of the labels below it.
+        # The probability of a term is the sum over the labels at or below the term.
         share = {
             above: sum(p for p, id in zip(row[0], BLOOD.values(), strict=True) if above in table.above(id))
             for above in table.above(best)
@@ -131,7 +131,7 @@ def test_the_term_is_the_most_specific_certain_term(weights: list[float], first:
         if term != NO_TERM:
             assert term in table.above(best)
             assert share[term] > certainty - 1e-9
-        # No term between the label and the chosen term is certain.
+        # No informative term between the label and the chosen term reaches the certainty.
         below = [a for a in share if term == NO_TERM or (term in table.above(a) and a != term)]
         informative = [a for a in below if table.below.get(a, 0) <= 600]
         assert all(share[a] < certainty + 1e-9 for a in informative)

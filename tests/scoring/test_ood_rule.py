@@ -19,7 +19,7 @@ KEPT = 2.4
 
 
 def query(seed: int = 0, sizes: tuple[int, ...] = (80, 60, 50, 40, 30), n_batches: int = 2) -> tuple[Array, Any, Any]:
-    """Return averaged scores, labels and batches of made-up cells."""
+    """Return the scores averaged over neighbours, the labels and the batches of made-up cells."""
     random = np.random.default_rng(seed)
     best = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
     return random.normal(1, 0.3, len(best)), best, random.integers(n_batches, size=len(best))
@@ -60,7 +60,7 @@ def test_cutoffs_equal_the_formula_in_plain_loops() -> None:
             n = np.log((len(own[label]) / len(cells_of_batch) + 0.01) / (shares[label] + 0.01))
             cut = max(e, 0) + 0.65 * min(e, 0) + (0.6 * min(max(n, 0), 1) if e < 0 else 0)
             cut += middle + 0.5 * baselines[label] - 0.6 * contrasts[batch, label] - 1
-            # Labels with enough cells are known in the other batch, with about the same share.
+            # Labels 0 to 2 have a similar share of known cells in the other batch, which lowers their cut-offs.
             cut -= 0.6 * 0.4 * (label != 3)
             assert rule.cutoffs[batch, label] == pytest.approx(cut)
 
@@ -69,7 +69,7 @@ def test_no_cell_is_unknown_in_a_batch_that_is_far_as_a_whole() -> None:
     x, best, batches = query()
     far = x - 5 * (batches == 1)
     assert not unknown(far, best, batches).any()
-    # Without batches, the far batch falls below the level of the other.
+    # If both batches count as one, the cells of the far batch fall below the level of the other cells.
     pooled = unknown(far, best, np.zeros_like(batches))
     assert pooled[batches == 1].mean() > 0.9
 
@@ -132,13 +132,13 @@ def test_the_cutoff_is_lower_if_another_batch_has_the_label_in_the_same_share() 
     x, best, batches = query(5, (200, 150, 100))
 
     def cutoff(kept: Any, low: Any) -> float:
-        """Return the cut-off of the second label in the second batch, for the cells `kept`, of which `low` are low."""
+        """Return the cut-off of label 1 in batch 1 for the cells in ``kept``; subtract 9 from scores in ``low``."""
         return float(rule_of(np.where(low, x - 9, x)[kept], best[kept], batches[kept]).cutoffs[1, 1])
 
     everywhere, nowhere = np.ones(len(x), dtype=bool), np.zeros(len(x), dtype=bool)
     in_other_batch, gain = (best == 1) & (batches == 0), 0.6 * 0.4
     whole = cutoff(everywhere, nowhere)
-    # The gain is lost if the other batch has no or few cells of the label, or only Unknown cells.
+    # The cut-off is not lowered if the other batch has no or few cells of the label, or only Unknown cells.
     rare = ~in_other_batch | (np.cumsum(in_other_batch) <= 25)
     for kept, low in ((rare, nowhere), (~in_other_batch, nowhere), (everywhere, in_other_batch)):
         assert cutoff(kept, low) - whole > gain - 0.05
@@ -242,7 +242,7 @@ def test_marker_excess_lowers_scores_up_to_a_bound_unless_the_whole_batch_has_it
     plain = averaged(id_score, best, batches, neighbours)
     np.testing.assert_allclose(averaged(id_score, best, batches, neighbours, nothing), plain, atol=1e-12)
     np.testing.assert_allclose(averaged(id_score, best, batches, neighbours, nothing + 3 * batches), plain, atol=1e-12)
-    strange = np.flatnonzero(best == 0)[:20]  # of 80
+    strange = np.flatnonzero(best == 0)[:20]  # 20 of the 80 cells of this label
     neighbours[strange] = np.random.default_rng(5).choice(strange, (20, 14))
     apart = averaged(id_score, best, batches, neighbours)
     for much in (0.3, 0.5, 4.0):

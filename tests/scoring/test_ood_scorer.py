@@ -106,7 +106,7 @@ def test_cells_of_a_missing_type_have_the_lower_scores(cells: AnnData, query: An
     assert annotation.rejected[~known].mean() > 0.7
 
 
-# All cells of :func:`made_up` are of one batch.
+# Batch of each cell of :func:`made_up`: all cells are in one batch.
 ONE = np.zeros(120, dtype=np.int64)
 
 
@@ -141,7 +141,7 @@ def test_the_effect_of_each_batch_is_subtracted() -> None:
     geometry, smoother, sample, logs, profiles = made_up()
     batches = np.arange(120) % 2
     random = np.random.default_rng(1)
-    # Neighbours are of both batches.
+    # The neighbours of a cell are from both batches.
     near = np.stack(
         [random.choice(np.flatnonzero(smoother.probabilities[:, row // 30] == 1), 14) for row in range(120)]
     )

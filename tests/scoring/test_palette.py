@@ -25,7 +25,7 @@ def test_the_first_colours_never_change() -> None:
 def test_label_colours_differ_with_and_without_colour_blindness(
     labels: int, apart: float, apart_for_most: float
 ) -> None:
-    colors = seen((*palette(labels), UNKNOWN_COLOR))  # (3 kinds of colour vision, labels + 1, 3)
+    colors = seen((*palette(labels), UNKNOWN_COLOR))  # shape (3 kinds of colour vision, labels + 1, 3)
     distances = np.linalg.norm(colors[:, :, None] - colors[:, None], axis=3) + np.eye(labels + 1)
     # Differences are larger with usual colour vision.
     assert distances.min() >= apart
@@ -47,7 +47,7 @@ def test_colours_stand_out_on_paper_and_on_a_dark_page() -> None:
 
 def test_lightness_is_that_of_oklab() -> None:
     np.testing.assert_allclose(seen(("#ffffff", "#000000"))[0], [[1, 0, 0], [0, 0, 0]], atol=1e-3)
-    # Red, by Ottosson's reference implementation.
+    # Oklab coordinates of red, by Ottosson's reference implementation.
     np.testing.assert_allclose(seen(("#ff0000",))[0, 0], [0.6280, 0.2249, 0.1258], atol=1e-3)
     # With protanopia, red and a dark yellow look the same.
     protan = seen(("#ff0000", "#5d5d00"))[1]

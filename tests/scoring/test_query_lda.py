@@ -58,7 +58,7 @@ def test_uncertain_cells_get_the_label_with_the_nearest_mean() -> None:
 def test_sure_cells_keep_their_label() -> None:
     points, _, truth = made_up()
     sure = 0.97 * np.eye(3)[(truth + 1) % 3] + 0.01
-    # The first ten cells are sure of a wrong label, the other cells of the right label.
+    # The first ten cells have a high probability of a wrong label, the other cells of their true label.
     sure[10:] = 0.97 * np.eye(3)[truth[10:]] + 0.01
 
     reweighted = QueryLDA.fit(points, sure).reweight(sure, points)

@@ -22,7 +22,7 @@ from spikgpt.scoring.rejection import (
 from spikgpt.scoring.thresholds import Thresholds
 from tests.scoring.test_thresholds import NAMES, calibrated
 
-# Two labels of one batch, with a usual contrast.
+# Label match of two labels in one batch, with the usual contrast of 2.4.
 ONE_BATCH = LabelMatch(np.full((1, 2), 2.4), np.zeros((1, 2)), np.full((1, 2), 100))
 
 
@@ -144,7 +144,7 @@ def test_the_false_rejection_of_another_study_is_estimated() -> None:
     assert np.mean(unknown) > 0.5
     assert rule.false_rejection == pytest.approx(np.mean(unknown), abs=0.1)
     assert fitted(thresholds, near, best)[0].false_rejection == pytest.approx(0.05, abs=0.03)
-    # Cells of an unseen type in one label hardly raise the estimate.
+    # Cells of an unseen type in one label hardly raise the estimated false rejection rate.
     unseen = np.concatenate([near, random.normal(-9, 1, 200)])
     given = np.concatenate([best, np.zeros(200, dtype=int)])
     rule, unknown = fitted(thresholds, unseen, given)
@@ -237,7 +237,7 @@ def test_a_reference_of_format_1_keeps_its_rule_and_refuses_a_rate() -> None:
 
 
 def ood_of(cutoff: float) -> OODRule:
-    """Return a rule of one batch and two labels."""
+    """Return an OOD rule with the same cut-off for two labels in one batch."""
     never = np.zeros((1, 2), dtype=bool)
     return OODRule(np.full((1, 2), cutoff), np.full((1, 2), np.nan), never, never)
 

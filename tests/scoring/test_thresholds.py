@@ -178,7 +178,7 @@ def test_thinned_scores_keep_the_rejection_rate() -> None:
 
 
 def test_rounding_rejects_no_additional_cell() -> None:
-    scores = np.repeat(-np.arange(1, 26) / 7, 4)  # four cells tie everywhere
+    scores = np.repeat(-np.arange(1, 26) / 7, 4)  # each score belongs to four cells
     for rate in (0.04, 0.05, 0.1, 0.5):
         assert (scores < ConformalScores.fit(scores).threshold(rate)).mean() <= rate
 

@@ -28,7 +28,7 @@ CSV, PARQUET = "text/csv", "application/vnd.apache.parquet"
 
 
 class Server:
-    """A running service."""
+    """A ``spikgpt serve`` process, and an HTTP client of its service."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -42,7 +42,7 @@ class Server:
 
     def _read(self) -> None:
         assert self.process.stderr is not None
-        with suppress(ValueError):  # closed by the test
+        with suppress(ValueError):  # the test may close the pipe
             for line in self.process.stderr:
                 self.log.append(line)
                 if line.startswith("Listening"):
@@ -50,7 +50,7 @@ class Server:
         self._listening.set()
 
     def annotate(self, content: bytes, *, accept: str = "*/*", **parameters: Any) -> httpx.Response:
-        """Post an upload."""
+        """Post an upload to /v1/annotate, and return the response."""
         return self.client.post("/v1/annotate", content=content, params=parameters, headers={"Accept": accept})
 
     def workers(self) -> list[psutil.Process]:
@@ -76,7 +76,7 @@ class Server:
         self.wait_until(lambda: self.client.get("/health").status_code == 200)
 
     def stop(self) -> int:
-        """Send SIGTERM and return the exit code."""
+        """Stop the process with SIGTERM, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(180)
         self._reader.join()
@@ -84,7 +84,7 @@ class Server:
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """Return True for a process that has ended, zombies included."""
+    """Return True if a process has ended; a zombie process has ended too."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -93,7 +93,7 @@ def has_ended(process: psutil.Process) -> bool:
 
 @contextmanager
 def running(*arguments: object) -> Iterator[Server]:
-    """Run ``spikgpt serve``, by default with the reference pancreas, and assert that its processes end."""
+    """Run ``spikgpt serve``, by default with the reference pancreas; assert that all its processes end."""
     models = () if "--model" in arguments else ("--model", "pancreas")
     command = [*PROGRAM, "serve", "--port", "0", *models, *map(str, arguments)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -143,11 +143,11 @@ def h5ad(few: AnnData, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture(scope="session")
 def expected(shipped: SpikGPT, few: AnnData) -> Annotation:
-    """Return the annotation of the same cells by the library."""
+    """Return the annotation of the cells in ``h5ad`` by the Python library."""
     return shipped.annotate(few.copy(), progress=False)
 
 
-# A fixture of the tests of the command line.
+# The fixture ``run`` of tests/cli, so that tests here can run the command line too.
 run = command_line_run
 
 

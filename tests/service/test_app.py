@@ -22,7 +22,7 @@ from tests.service.conftest import CSV, PARQUET, Server, assert_labels, assert_r
 
 
 def table_of(adata: AnnData) -> pd.DataFrame:
-    """Return cells as a table of counts, and the donor."""
+    """Return the counts of cells as a table, with the additional column ``donor``."""
     table = pd.DataFrame(adata.X.toarray(), index=adata.obs_names, columns=adata.var_names)
     return table.assign(donor=adata.obs["donor"].astype(str))
 
@@ -167,7 +167,7 @@ def test_uploads_beyond_the_limits_are_refused(
     with running("--max-bytes", len(h5ad), "--concurrent", 1) as server:
         assert server.annotate(h5ad).status_code == 200
         assert_refused(server.annotate(h5ad + b"1"), 413, "TooManyBytes")
-        # Without Content-Length.
+        # An iterator is sent without the header Content-Length.
         assert_refused(server.client.post("/v1/annotate", content=iter([h5ad, b"1"])), 413, "TooManyBytes")
         assert_refused(server.client.post("/v1/annotate", files={"file": h5ad + b"1"}), 413, "TooManyBytes")
         assert_refused(server.client.post("/v1/annotate", files={"file": h5ad * 2}), 413, "TooManyBytes")

@@ -1,4 +1,4 @@
-"""The server binds its socket before the work, and announces its address once a signal can stop it."""
+"""The server refuses an address in use, and announces its address only after a signal can stop the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers that die, hang or are too slow are replaced; each costs one request."""
+"""Workers that die, hang or are too slow are replaced; each replacement costs one request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of the service have ranges."""
+"""Limits of the service must lie in their allowed ranges."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def write_shards(adata: AnnData, folder: Path, cuts: Iterable[int]) -> list[Path
 
 
 def assert_same_labels(labelled: ShardedAnnotation, expected: Annotation) -> None:
-    """Compare all parts with the annotation of one file with all cells, and the notes."""
+    """Assert that the parts have the labels, counts and notes of the annotation of one file with all cells."""
     table = pd.concat([pd.read_parquet(part) for part in labelled.parts]).set_index("cell")
     other = expected.table()
     assert sorted(table.index) == sorted(other.index)

@@ -51,7 +51,7 @@ def test_two_workers_give_the_labels_of_one_file(
     client: Client, shipped: SpikGPT, shards: list[Path], whole: Annotation, tmp_path: Path
 ) -> None:
     assert_same_labels(annotate_shards(shipped, shards, tmp_path / "labels", client, shard_size=70), whole)
-    # The user gets the error of a worker unchanged.
+    # An error in a worker reaches the user unchanged.
     (tmp_path / "damaged.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(500))
     with pytest.raises(DataError, match=r"damaged.h5ad"):
         annotate_shards(shipped, [*shards, tmp_path / "damaged.h5ad"], tmp_path / "other", client)
@@ -77,11 +77,11 @@ def test_killed_workers_lose_no_labels(
 
     def kill_between(run: runs._Run) -> None:
         fit(run)
-        kill(1)  # its cache is lost
+        kill(1)  # the cache of this worker is lost
 
     fit = runs._Run.fit
     monkeypatch.setattr(runs._Run, "fit", kill_between)
-    first = threading.Timer(0.5, kill, [0])  # while it reads
+    first = threading.Timer(0.5, kill, [0])  # this worker is killed while it reads cells
     first.start()
     assert_same_labels(annotate_shards(shipped, shards, tmp_path / "labels", client, shard_size=30), whole)
     first.join()

@@ -1,4 +1,4 @@
-"""The in-process pool runs tasks in order, and accepts further tasks meanwhile."""
+"""The in-process pool runs tasks in order, and accepts further tasks while tasks run."""
 
 from __future__ import annotations
 

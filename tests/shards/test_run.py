@@ -32,7 +32,7 @@ def finished(shipped: SpikGPT, shards: list[Path], tmp_path_factory: pytest.Temp
 
 @pytest.fixture
 def folder(finished: Path, tmp_path: Path) -> Path:
-    """Return a copy of the finished labels."""
+    """Copy the folder of finished labels, and return the path of the copy."""
     return Path(shutil.copytree(finished, tmp_path / "labels"))
 
 
@@ -139,7 +139,7 @@ def test_a_lost_shard_is_named_and_the_rest_is_finished(
     def lose(run: runs._Run) -> None:
         fit(run)
         for running in worker._RUNS.values():
-            running.close()  # caches and open files of a worker that was replaced
+            running.close()  # close caches and files, as if the worker was replaced
         paths[1].rename(lost)
 
     fit = runs._Run.fit

@@ -88,7 +88,7 @@ def test_a_worker_with_a_full_disk_reads_the_shard_again(
         label_shard("run", file, range(40), *plan)
     for copied in (MANIFEST, "query_model.safetensors"):
         (tmp_path / "labels" / copied).write_bytes((labelled.folder / copied).read_bytes())
-    # With a full disk for the labels too, no half-written part remains.
+    # If the disk is full for the labels too, no half-written part remains.
     with limit_file_size(3000), pytest.raises(DataError, match=r"shard0.h5ad: .*part-00000.parquet cannot be written"):
         label_shard("run", file, range(40), *plan)
     assert not list((tmp_path / "labels").glob("*.parquet"))

@@ -42,5 +42,5 @@ def prepared(cells: AnnData) -> TrainingCells:
 
 @pytest.fixture(scope="session")
 def fitted(prepared: TrainingCells) -> FittedModel:
-    """Return a model fitted to two of three cells."""
+    """Return a model fitted to two thirds of the cells."""
     return fit_model(prepared, np.flatnonzero(TRAIN_ROWS), "held-out", ONCE, TrainOptions())

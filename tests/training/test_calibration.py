@@ -18,7 +18,7 @@ from tests.training.conftest import HELD_ROWS
 
 
 def held_out(prepared: TrainingCells, fitted: FittedModel) -> tuple[AlignedCells, Strings]:
-    """Return every third cell, which is held out, with the genes of the model, and the labels."""
+    """Return the held-out cells, every third cell, with the genes of the model, and their labels."""
     rows = np.flatnonzero(HELD_ROWS)
     return prepared.values.select(rows, fitted.columns), prepared.labels[rows]
 
@@ -36,7 +36,7 @@ def test_scores_equal_those_of_the_pipeline(prepared: TrainingCells, fitted: Fit
     )
     few, _ = score_all(fitted.engine, fitted.geometry, held_out_cells.part(slice(0, 99)), smoothing=True)
     assert not few.smoothed
-    # Empty cells have no scores.
+    # Cells without counts have no scores.
     emptied = replace(held_out_cells, totals=np.where(np.arange(120) < 20, 0.0, held_out_cells.totals))
     assert len(score_all(fitted.engine, fitted.geometry, emptied, smoothing=True)[1].probabilities) == 100
 

@@ -64,7 +64,7 @@ def test_a_file_is_never_read_whole(cells: AnnData, tmp_path: Path, monkeypatch:
 
         return call
 
-    # Parts and samples have 90 of the 360 cells, as in a file of 200,000 cells.
+    # Limit parts and samples to 90 of the 360 cells, as the usual limits would for a file of 200,000 cells.
     for name, value in (("sampling.LARGEST_FIT", 90), ("sampling.CELLS_OF_RARE", 10)):
         monkeypatch.setattr(f"spikgpt.{name}", value)
     for name in ("training.cells.SAMPLED", "training.cells.LARGEST_FIT", "cells.align.CHUNK"):

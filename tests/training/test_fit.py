@@ -58,5 +58,5 @@ def test_only_counts_are_augmented(prepared: TrainingCells, kind: Any, copies: i
     cells = replace(prepared, values=replace(prepared.values, kind=kind))
     recipe, epochs = replace(ONCE, epochs=1, minimum_steps=2, batch_size=360), []
     fit_model(cells, np.arange(360), "a", recipe, TrainOptions(), lambda _, progress: epochs.append(progress.epochs))
-    # Two steps: one epoch of the cells and their copies, or two epochs of the cells alone.
+    # Two steps are one epoch of the cells and their augmented copies, or two epochs of the cells alone.
     assert epochs[0] == 2 // copies

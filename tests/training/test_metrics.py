@@ -89,7 +89,7 @@ def test_the_reliability_of_a_small_example_is_correct() -> None:
     confidence = np.array([0.95, 0.99, 0.97, 0.4, 1.0])
     right = np.array([True, True, False, True, True])
     result = reliability(confidence, right)
-    # One bin from 14/15 to 1, and the bin of 0.4.
+    # Two of 15 bins hold cells: the bin from 14/15 to 1, and the bin with the confidence 0.4.
     assert result["bins"] == [
         {"confidence": 0.4, "accuracy": 1.0, "cells": 1},
         {"confidence": pytest.approx((0.95 + 0.99 + 0.97 + 1.0) / 4), "accuracy": 0.75, "cells": 4},
@@ -100,7 +100,7 @@ def test_the_reliability_of_a_small_example_is_correct() -> None:
 def test_the_tpr_counts_unseen_cells_below_nearly_all_known_cells() -> None:
     confidence = np.array([0.1, *np.linspace(0.5, 1, 39), 0.2, 0.4, 0.55, 0.9])
     known = np.arange(44) < 40
-    assert tpr_at_fpr(confidence, known, 0.05) == pytest.approx(0.5)  # two of the 40 known cells may be below
+    assert tpr_at_fpr(confidence, known, 0.05) == pytest.approx(0.5)  # at 5% FPR, 2 of the 40 known cells may be below
     assert tpr_at_fpr(confidence, known, 0.0) == 0
 
 

@@ -29,7 +29,7 @@ REFERENCE = LabelMap(tuple(BLOOD), tuple(BLOOD.values()))
 
 
 def suggested(name: str, term: str | None = None) -> str | None:
-    """Return the suggested label for a name, None without a suggestion."""
+    """Return the suggested label for a name, or None if there is no suggestion."""
     ids = {} if term is None else {name: term}
     notes = match_names([name, "NK"], REFERENCE, {}, ids).notes
     lines = [shlex.split(match[1]) for note in notes if (match := re.search(r"add: (--label-map .*)$", note))]

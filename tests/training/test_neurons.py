@@ -22,7 +22,7 @@ CONFIGS = [
 
 
 def spikes_and_gradient(neurons: nn.Module, currents: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the spikes of currents, and the gradient of their weighted sum."""
+    """Return the spikes of neurons, and the gradient of the weighted sum of the spikes by the currents."""
     currents = currents.clone().requires_grad_()
     spikes = neurons(currents)
     torch.autograd.backward((spikes * weights).sum())
@@ -55,7 +55,7 @@ def test_gradients_of_the_weights_equal_those_of_spikingjelly(recipe: TrainingRe
     for context in (fast_neurons(network), nullcontext()):
         with context:
             network.zero_grad()
-            torch.manual_seed(2)  # the same dropout
+            torch.manual_seed(2)  # repeat the same random dropout
             torch.autograd.backward(nn.functional.cross_entropy(network(cells), labels))
             gradients.append([parameter.grad for parameter in network.parameters()])
     for fast, expected in zip(*gradients, strict=True):

@@ -26,7 +26,7 @@ def projection_of(reference: Reference) -> PCAProjection:
 
 
 def vectors_of(reference: Reference, adata: AnnData) -> npt.NDArray[np.float64]:
-    """Return the vectors of cells in the reference's scale."""
+    """Return the PCA vectors of cells, shape (cells, dim), with genes scaled as in the reference."""
     cells, projection = aligned(reference, adata), projection_of(reference)
     return projection.project(cells.values, cells.totals)
 

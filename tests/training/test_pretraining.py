@@ -1,4 +1,4 @@
-"""Pretraining of scGPT lowers the loss, resumes to the same weights, and upstream's package reads the result."""
+"""Pretraining of scGPT lowers the loss and resumes to the same weights; the scgpt package reads the result."""
 
 from __future__ import annotations
 

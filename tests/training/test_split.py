@@ -135,11 +135,11 @@ def cells_of(counts: dict[str, dict[str, int]]) -> tuple[npt.NDArray[Any], npt.N
         # With d2 or d3 held out, the rarest label would have at most 2 held-out cells.
         ({"d1": {"a": 90, "r": 30}, "d2": {"a": 80, "r": 2}, "d3": {"a": 90, "r": 1}}, {"d1"}),
         ({"d1": {"a": 90, "r": 30}, "d2": {"a": 90, "r": 6}, "d3": {"a": 90, "r": 9}}, {"d1"}),
-        # A label of one donor is learned, so another donor is held out.
+        # Label "own" occurs in d1 only and must be learned, so another donor is held out.
         ({"d1": {"a": 90, "own": 30}, "d2": {"a": 90, "r": 6}, "d3": {"a": 90, "r": 9}}, {"d2"}),
-        # d1 has more than half of the cells, and d2 less than a tenth.
+        # d1 has more than half of the cells, and d2 less than a tenth, so d3 is held out.
         ({"d1": {"a": 900, "r": 30}, "d2": {"a": 10, "r": 30}, "d3": {"a": 300, "r": 9}}, {"d3"}),
-        # Enough cells of each label in any case: the share is nearest to 30%.
+        # Any donor may be held out; the share of cells of d3 is nearest to 30%.
         ({"d1": {"a": 90, "r": 30}, "d2": {"a": 150, "r": 50}, "d3": {"a": 100, "r": 30}}, {"d3"}),
     ],
 )

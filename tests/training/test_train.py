@@ -120,8 +120,9 @@ def test_stored_measures_equal_an_evaluation_of_the_held_out_cells(
     for smoothing in (True, False):
         annotation = annotate(reference, engine, held_out, AnnotateOptions(smoothing=smoothing, unknown_rate=0.05))
         evaluation = evaluate(annotation, held_out, "cell_type")
-        # 5% of 109: the conformal rank counts the query cell too. The paper's recipe learns too little from so few
-        # cells: all cells get one or two labels, so the query counts as incompatible and all cells are Unknown.
+        # At most 5 cells are rejected: 5% of 109 ranks, because the conformal rank counts the query cell too.
+        # The paper's recipe learns too little from so few cells, so all cells get one or two labels.
+        # The query then counts as incompatible, and all cells are Unknown.
         assert annotation.rejected.sum() <= 5 or recipe == "paper"
         assert annotation.typicality is not None
         assert annotation.typicality.mean() == pytest.approx(0.5, abs=0.01)
@@ -272,7 +273,7 @@ def test_each_donor_is_labelled_by_a_model_without_it(thirds: AnnData) -> None:
     assert set(stages) == {"held-out 2", "held-out 3"}
     assert [row.group for row in result.groups] == ["d1", "d2", "d3"]
     assert [len(rows) for _, rows in splits] == [np.sum(groups == name) for name in ("d1", "d2", "d3")]
-    # Only d1 has ductal cells, so no model both learns and measures them.
+    # Only d1 has ductal cells, so no model both learns and measures ductal cells.
     measured = groups[cells.labels != "ductal"]
     assert [row.cells for row in result.groups] == [np.sum(measured == name) for name in ("d1", "d2", "d3")]
     assert "ductal" not in {row.label for row in result.pooled.per_label}

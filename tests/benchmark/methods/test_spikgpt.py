@@ -8,7 +8,7 @@ from spikgpt_benchmark.task import LABEL, BenchmarkTask
 
 
 def test_the_paper_recipe_rejects_below_its_confidence(task: BenchmarkTask) -> None:
-    """Test the recipe of the paper; another test of the command runs the default recipe."""
+    """Check the recipe of the paper, which rejects cells whose largest probability is below 0.95."""
     result = fit(task.reference, MethodSettings(0, LABEL, options={"recipe": "paper"}))(task.query)
     assert result.fault(task.query.n_obs) is None
     assert result.probabilities is not None

@@ -1,4 +1,4 @@
-"""Networks with and without spikes on a few cells."""
+"""Operations, energy and accuracy of networks with and without spikes, on a few cells."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_each_network_has_operations_energy_and_accuracy(cells: AnnData, few: An
     assert literal["energy, nJ"] > 100 * collapsed["energy, nJ"] > 100 * dense["energy, nJ"]
     assert all(0 < record["accuracy"] <= 1 for record in records.values())
     assert 0 < collapsed["firing rate"] < dense["firing rate"] < 1
-    # The energies by SpikingJelly have the same order.
+    # SpikingJelly estimates the energies in the same order: literal, collapsed, dense.
     by_spikingjelly = [records[name]["by SpikingJelly, nJ"] for name in ("literal", "collapsed", "dense")]
     assert by_spikingjelly == sorted(by_spikingjelly, reverse=True)
 

@@ -1,4 +1,4 @@
-"""Suites that test explanations."""
+"""Benchmark suites that measure explanations."""
 
 from __future__ import annotations
 

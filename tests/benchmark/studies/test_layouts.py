@@ -1,4 +1,4 @@
-"""All layouts hold the same cells, and no two cells are equal."""
+"""Files of all layouts hold the same cells, and no two of these cells are equal."""
 
 from __future__ import annotations
 

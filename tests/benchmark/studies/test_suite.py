@@ -17,7 +17,7 @@ RECORDS: list[Record] = [
 
 
 def records(context: StudyContext) -> Iterator[Record]:
-    """Yield the records of the selected tasks."""
+    """Stand in for a study: yield the records of the tasks that ``context`` selects."""
     yield from (record for record in RECORDS if context.selects(record["task"]))
 
 

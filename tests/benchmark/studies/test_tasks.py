@@ -35,7 +35,7 @@ def test_batches_are_pooled_on_shared_genes(cells: AnnData, few: AnnData) -> Non
     task = pool_batches("pooled", cells, {"counts": parts[0], "logs": logs}, largest=None)
     assert set(task.query.obs[BATCH]) == {"counts", "logs"}
     assert task.query.n_vars == 500
-    # Not all batches hold counts, so all values are logarithms.
+    # One batch holds only logarithms, so the values of all batches become logarithms.
     assert task.query.X.max() < 20
     assert subsample(task.query, 10, 0).n_obs == 10
     batches = graded_batches(parts, 0, (0, 0.5))

@@ -1,4 +1,4 @@
-"""Figures on Cell Ontology terms: right, exact, above, wrong and unknown terms."""
+"""Shares of cells with a right, an exact, a broader, a wrong or no Cell Ontology term."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ ANTIBODIES = ("CD3", "CD4", "CD8A", "CD19")
 
 
 def with_antibodies(real: AnnData, column: str | None, types: tuple[Any, Any], names: tuple[str, ...]) -> AnnData:
-    """Return cells with antibodies before and after the genes, counted ten times as often."""
+    """Return cells with antibody counts (mean 50) in columns before and after the genes."""
     counts = real.X.toarray()
     more = np.random.default_rng(0).poisson(50, (real.n_obs, len(names))).astype(np.float32)
     var = pd.DataFrame(index=[*names[:1], *real.var_names, *names[1:]])
@@ -104,7 +104,7 @@ def test_antibodies_are_left_out_of_every_kind_of_input(real: AnnData, stored: s
 def test_the_kind_of_values_is_that_of_the_rna(real: AnnData) -> None:
     cells = with_antibodies(real, "feature_types", ("Gene Expression", "Antibody Capture"), ANTIBODIES)
     plain = log_of(real).toarray()
-    # Antibody values may be centred or counts, and must not change the kind of the RNA values.
+    # Antibody values such as -1 (centred) or 90 (counts) must not change the recognised kind of the RNA values.
     cells.X = np.hstack([np.full((real.n_obs, 1), -1.0), plain, np.full((real.n_obs, 3), 90.0)]).astype(np.float32)
     expression = find_expression(cells)
     assert expression.kind == "log"

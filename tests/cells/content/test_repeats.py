@@ -21,7 +21,7 @@ def renamed(cells: AnnData, names: list[str]) -> AnnData:
 
 
 def wider(cells: AnnData, added: object, names: list[str]) -> AnnData:
-    """Return cells with additional columns before the last column."""
+    """Return the cells with additional genes, inserted before the last gene."""
     matrix = sparse.hstack([cells.X[:, :-1], added, cells.X[:, -1:]], format="csr")
     var = pd.DataFrame(index=pd.Index([*cells.var_names[:-1], *names, cells.var_names[-1]], dtype=object))
     return AnnData(matrix, obs=cells.obs.copy(), var=var)

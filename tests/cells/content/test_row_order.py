@@ -20,7 +20,7 @@ from tests.cells.content.test_scaling import deviations, smoothed
 
 @pytest.fixture(scope="module")
 def cells_of(deep: AnnData) -> dict[str, AnnData]:
-    """Return counts of 120 cells of several types, and of 120 beta cells, both on 1500 genes."""
+    """Return counts of 1500 genes in 120 cells of several types, and in 120 beta cells."""
     read = anndata.read_h5ad(BARON)
     beta = read[(read.obs["cell_type"].astype(str) == "beta").to_numpy()][:120]
     kinds = {"several": deep, "beta": beta}
@@ -37,14 +37,14 @@ def standard(cells: AnnData) -> Any:
 
 
 def residuals(cells: AnnData) -> Any:
-    """Return logs after the total of each cell is regressed out, as by sc.pp.regress_out."""
+    """Return log values with the total count of each cell regressed out, as by sc.pp.regress_out."""
     logs, totals = log_of(cells).toarray(), np.asarray(cells.X.sum(axis=1))
     design = np.hstack([np.ones_like(totals), totals])
     return logs - design @ np.linalg.lstsq(design, logs, rcond=None)[0]
 
 
 def components(cells: AnnData) -> Any:
-    """Return logs reconstructed from ten principal components."""
+    """Return centred log values, reconstructed from ten principal components."""
     logs = log_of(cells).toarray()
     u, values, v = np.linalg.svd(logs - logs.mean(axis=0), full_matrices=False)
     return (u[:, :10] * values[:10]) @ v[:10]
@@ -66,7 +66,7 @@ ORDERS: dict[str, Callable[[int], Any]] = {
 
 
 def with_counts(cells: AnnData, values: Any, *, order: Any, where: str, genes: Any = slice(None)) -> AnnData:
-    """Return cells with values in X, and their counts in another order in a layer or in raw."""
+    """Return cells with ``values`` in X, and with counts in a layer or in raw whose rows are in ``order``."""
     both = with_x(cells, values)[:, genes].copy()
     if where == "raw":
         both.raw = AnnData(cells.X[order], obs=both.obs, var=cells.var)

@@ -1,4 +1,4 @@
-"""Values after a step that cannot be undone are refused, and usual values are read."""
+"""Values after an irreversible transformation are refused, and usual values are read."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_the_log_base_is_recognised(real: AnnData, base: float, target: float | 
 
 @pytest.mark.parametrize("base", [np.e, 2.0])
 def test_the_log_base_of_corrected_counts_is_recognised(real: AnnData, base: float) -> None:
-    # Ambient correction leaves no multiples of one value, so the base follows from the constant sum.
+    # After a correction for ambient RNA, counts are not whole. The log base then follows from the equal cell totals.
     rng = np.random.default_rng(0)
     counts = real.X.toarray() * rng.uniform(0.5, 1, real.shape)
     counts *= 1e4 / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -87,7 +87,7 @@ def test_an_unfiltered_matrix_is_noted(real: AnnData) -> None:
     (note,) = notes([empty, filled], genes)
     assert note.startswith("About 90% of the cells have fewer than 100 counts, as empty droplets do. Use the filtered")
     assert notes([filled, empty[:4]], genes) == ()
-    # Cells of a targeted panel have few counts.
+    # Cells of a targeted gene panel have few counts, so there is no note on empty droplets.
     assert notes([empty, filled], genes[:4000]) == ()
 
 
@@ -106,7 +106,7 @@ PARTS: dict[str, Callable[[AnnData], Any]] = {
 
 
 def mixture(cells: AnnData, first: str, second: str, share: float, order: str) -> AnnData:
-    """Return cells of which a share holds values of the second kind, in blocks or shuffled."""
+    """Return cells with values of kind ``first``, except a share with kind ``second``, at the start or shuffled."""
     chosen = np.arange(cells.n_obs) < share * cells.n_obs
     if order == "shuffled":
         chosen = np.random.default_rng(0).permutation(chosen)

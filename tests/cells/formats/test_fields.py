@@ -1,4 +1,4 @@
-"""The delimiter of a table, its numbers and its missing values."""
+"""Recognition of the delimiter, the numbers and the missing values of a text table."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ Write = Callable[[AnnData, Path], Path | None]
 
 
 def put(path: Path, content: str | bytes) -> None:
-    """Write a file, compressed if the name ends with .gz."""
+    """Write a file, compressed with gzip if the name ends with .gz."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     path.write_bytes(gzip.compress(data, 1) if path.suffix == ".gz" else data)
@@ -43,7 +43,7 @@ def put_matrix(path: Path, matrix: sparse.spmatrix) -> None:
 def put_set(
     cells: AnnData, folder: Path, matrix: str, barcodes: str, genes: str, *, columns: int = 3, by_cell: bool = False
 ) -> None:
-    """Write a matrix and its lists under some names; the list of genes has 1 to 3 columns."""
+    """Write a matrix, its barcodes and its genes under the given file names; the gene list has 1 to 3 columns."""
     put_matrix(folder / matrix, cells.X if by_cell else cells.X.T)
     put(folder / barcodes, "".join(f"{name}\n" for name in cells.obs_names))
     ids = ensembl_ids_of(cells.var_names)
@@ -55,7 +55,7 @@ def put_set(
 def named(
     matrix: str, barcodes: str, genes: str, *, given: str = "", columns: int = 3, by_cell: bool = False
 ) -> Callable[[AnnData, Path], Path]:
-    """Return a writer of a set under some names; ``given`` is the path that is read, by default the folder."""
+    """Return a function that writes the three files and returns the path to open: ``given``, or the folder if empty."""
 
     def write(cells: AnnData, folder: Path) -> Path:
         put_set(cells, folder, matrix, barcodes, genes, columns=columns, by_cell=by_cell)
@@ -73,7 +73,7 @@ def write_kallisto(cells: AnnData, folder: Path) -> Path:
 
 
 def write_fry(cells: AnnData, folder: Path) -> Path:
-    """Write counts as alevin-fry does: spliced, unspliced and ambiguous columns."""
+    """Write counts as alevin-fry does, with columns for spliced, unspliced and ambiguous counts of each gene."""
     third = sparse.csr_matrix(cells.X.multiply(np.arange(cells.n_vars) % 3 == 0))
     put_matrix(folder / "quants_mat.mtx", sparse.hstack([cells.X - third, cells.X, third]))
     put(folder / "quants_mat_rows.txt", "".join(f"{name}\n" for name in cells.obs_names))
@@ -96,14 +96,14 @@ def write_outs(cells: AnnData, folder: Path) -> Path:
 
 
 def write_several(cells: AnnData, folder: Path) -> Path:
-    """Write two samples of a study into one folder, and return the matrix of one sample."""
+    """Write two samples of a study into one folder, and return the path of one sample's matrix."""
     put_set(cells, folder, "GSM2_b_matrix.mtx.gz", "GSM2_b_barcodes.tsv.gz", "GSM2_b_features.tsv.gz")
     put_set(cells[:9], folder, "GSM1_a_matrix.mtx.gz", "GSM1_a_barcodes.tsv.gz", "GSM1_a_features.tsv.gz")
     return folder / "GSM2_b_matrix.mtx.gz"
 
 
 def write_csv_lists(cells: AnnData, folder: Path) -> Path:
-    """Write lists as R's write.csv does, with a header, quotes and the numbers of the lines."""
+    """Write the lists of cells and genes as R's write.csv does, with a header, quotes and line numbers."""
     put_matrix(folder / "counts.mtx", cells.X.T)
     for name, texts in (("barcodes.csv", cells.obs_names), ("genes.csv", cells.var_names)):
         pd.DataFrame({"x": list(texts)}, index=range(1, len(texts) + 1)).to_csv(folder / name, quoting=2)
@@ -111,7 +111,7 @@ def write_csv_lists(cells: AnnData, folder: Path) -> Path:
 
 
 def write_parse(cells: AnnData, folder: Path) -> Path:
-    """Write a matrix of cells by genes and tables with headers, as Parse Biosciences does."""
+    """Write a matrix, shape (cells, genes), and tables with headers, as the software of Parse Biosciences does."""
     put_matrix(folder / "count_matrix.mtx", cells.X)
     genes = {"gene_id": ensembl_ids_of(cells.var_names), "gene_name": list(cells.var_names), "genome": "hg38"}
     pd.DataFrame(genes).to_csv(folder / "all_genes.csv", index=False)

@@ -17,7 +17,7 @@ from spikgpt.errors import DataError
 
 
 def mudata(few: AnnData, root: h5py.File | zarr.Group) -> None:
-    # The mudata package writes the tables of all modalities at the top, and each modality below.
+    # mudata writes the tables of all modalities at the root, and each modality into a subgroup.
     root.attrs["encoding-type"], root.attrs["encoding-version"] = "MuData", "0.1.0"
     write_elem(root, "obs", few.obs)
     write_elem(root, "var", few.var)

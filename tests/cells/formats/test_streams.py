@@ -14,7 +14,7 @@ from spikgpt.cells.formats.streams import first_bytes, open_unpacked, text_lines
 from spikgpt.cells.storage import most_bytes
 from spikgpt.errors import DataError
 
-# Memory limit of a process that reads decompression bombs.
+# Memory limit, in bytes, of a process that reads decompression bombs.
 MOST_MEMORY = 2 * 1024**3
 
 
@@ -51,7 +51,7 @@ def test_bytes_and_lines_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 HEAD = b"%%MatrixMarket matrix coordinate integer general\n"
-# Content of a decompression bomb: the beginning, and the part that repeats.
+# Content of each decompression bomb: the beginning, and the part that repeats.
 BOMBS = {
     "line.csv.gz": (b",INS\na,1\n", b"0"),
     "columns.csv.gz": (b",INS\na,1\n", b"0,"),

@@ -41,7 +41,7 @@ def with_missing(frame: Frame) -> Frame:
 
 
 def of_ids(frame: Frame) -> Frame:
-    """Return genes in rows, by id, with columns of symbols and genomic positions as in annotated tables."""
+    """Return the table with genes in rows, named by Ensembl id, and columns of symbols and genomic positions."""
     table = frame.T
     described = {"gene_name": frame.columns, "chr": "chr1", "start": range(len(table)), "length": 1000}
     table = with_obs(table, **described)
@@ -50,25 +50,25 @@ def of_ids(frame: Frame) -> Frame:
 
 
 def by_r(frame: Frame) -> str:
-    """Return a table as R's write.table writes it: quoted names, spaces, and a header one name short."""
+    """Return the text that R's write.table writes: quoted names, spaces, and no header for the row names."""
     head = " ".join(f'"{name}"' for name in frame.columns)
     return "\n".join([head, *(f'"{row.name}" ' + " ".join(map(str, row)) for _, row in frame.iterrows())]) + "\n"
 
 
 def two_headers(frame: Frame) -> str:
-    """Return a table with the ids of the genes in the first line and their symbols in the second."""
+    """Return the text of a table with gene ids in the first line and gene symbols in the second line."""
     head, *lines = frame.set_axis(pd.Index(ensembl_ids_of(frame.columns)), axis=1).to_csv().splitlines()
     return "\n".join([head, ",".join(["symbol", *frame.columns]), *lines]) + "\n"
 
 
 def types_above(frame: Frame) -> str:
-    """Return genes in rows with the types of the cells in the second line."""
+    """Return the text of a table with genes in rows, and the cell types in the second line."""
     head, *lines = frame.T.to_csv(sep="\t").splitlines()
     return "\n".join([head, "\t".join(["cell_type", *["beta"] * len(frame)]), *lines]) + "\n"
 
 
 def counted(frame: Frame) -> str:
-    """Return genes in rows, with the additional lines of HTSeq and featureCounts."""
+    """Return the text of a table with genes in rows, and the additional lines of HTSeq and featureCounts."""
     lines = frame.T.to_csv(sep="\t").splitlines()
     lost = [f"__{name}\t" + "\t".join(["1000"] * len(frame)) for name in ("no_feature", "ambiguous")]
     return "\n".join(["# Program:featureCounts v2.0.1", *lines, *lost]) + "\n"
@@ -88,7 +88,7 @@ def decimals(frame: Frame) -> str:
     return frame.astype(float).to_csv(sep=";", decimal=",", float_format="%.2f")
 
 
-# Function from counts to the text of a table, file name, and the notes on the table.
+# For each layout: a function that writes counts as the text of a table, a file name, and the expected notes.
 TABLES: dict[str, tuple[Callable[[Frame], str], str, list[str]]] = {
     "plain": (lambda frame: frame.to_csv(), "a.csv", []),
     "tabs": (lambda frame: frame.to_csv(sep="\t"), "a.tsv", []),

@@ -79,7 +79,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
 def test_the_error_names_the_kind_of_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content, match = FILES[name]
     (tmp_path / name).write_bytes(content())
-    # The suggested command names the file as the user did.
+    # The suggested command names the file by the path that the user gave.
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=match) as caught, open_cells(name):
         pass

@@ -1,4 +1,4 @@
-"""The table of human genes."""
+"""The table of human genes converts symbols to Ensembl ids and back."""
 
 from __future__ import annotations
 

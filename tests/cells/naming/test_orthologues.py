@@ -21,13 +21,14 @@ IDS = sorted(name for name in TABLE if name.startswith("ENSG"))
         ("Gcg", "GCG", "ENSG00000115263"),
         ("GCG", "GCG", "ENSG00000115263"),
         ("gcg", "GCG", "ENSG00000115263"),
-        # Symbols that differ in more than the case of their letters.
+        # Mouse and human symbols that differ not only in upper and lower case.
         ("H2-DMa", "HLA-DMA", "ENSG00000204257"),
         ("Trp53", "TP53", "ENSG00000141510"),
-        # Gcg by its Ensembl id.
+        # The mouse gene Gcg by its Ensembl id.
         ("ENSMUSG00000000394", "GCG", "ENSG00000115263"),
         ("ENSMUSG00000000394.16", "GCG", "ENSG00000115263"),
-        # Mouse has Ins1 and Ins2, human has CD8B and CD8B2, and no gene like Gm12345.
+        # Mouse genes without a one-to-one orthologue: human has one INS for Ins1 and Ins2, CD8B and CD8B2 for Cd8b1,
+        # and no gene for Gm12345.
         ("Ins1", "", ""),
         ("Cd8b1", "", ""),
         ("Ins2", "", ""),

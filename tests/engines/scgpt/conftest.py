@@ -17,7 +17,7 @@ SMALL = ScGPTConfig(dim=32, heads=4, hidden=48, layers=3, dropout=0.1)
 
 @pytest.fixture(scope="session")
 def random_checkpoint(query: AnnData) -> Callable[[ScGPTConfig], Checkpoint]:
-    """Return a function that makes checkpoints with random weights and the genes of the test cells."""
+    """Return a function that makes checkpoints with random weights and the gene names of the test cells."""
 
     def make(config: ScGPTConfig = SMALL) -> Checkpoint:
         tokens = (*query.var_names[:12_000], config.pad_token, CLS, END)

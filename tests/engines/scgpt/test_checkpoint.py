@@ -1,4 +1,4 @@
-"""Checkpoint folders in every upstream form give the same weights, and invalid folders are refused."""
+"""Checkpoint folders in every form of the scgpt package give the same weights, and invalid folders are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests import upstream
 
 @pytest.fixture
 def folder(checkpoint: Checkpoint, tmp_path: Path) -> Path:
-    """Write the checkpoint with its heads as upstream does, and return the folder."""
+    """Write the checkpoint as the scgpt package does, with its prediction heads; return the folder."""
     path = save_checkpoint(checkpoint, tmp_path / "checkpoint")
     (path / WEIGHTS).unlink()
     torch.save(upstream.model(checkpoint).state_dict(), path / UPSTREAM_WEIGHTS)
@@ -101,7 +101,7 @@ def test_each_gene_has_its_id_of_the_vocabulary(checkpoint: Checkpoint) -> None:
 
 
 class Payload:
-    """Make a folder when the object is unpickled."""
+    """Object that makes a folder when it is unpickled, to show that code was executed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

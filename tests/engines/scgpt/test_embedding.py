@@ -22,7 +22,7 @@ from tests import upstream
 
 @pytest.fixture(scope="module")
 def values(query: AnnData) -> sparse.csr_matrix:
-    """Return 50 real cells and one cell without counts, on the genes of the checkpoint."""
+    """Return the counts of 50 real cells, and of one cell without counts, for the genes of the checkpoint."""
     counts = query.X[:50, :12_000].tocsr().astype(np.float32)
     return sparse.csr_matrix(sparse.vstack([counts, sparse.csr_matrix((1, 12_000), dtype=np.float32)]))
 

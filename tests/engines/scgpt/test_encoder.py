@@ -1,4 +1,4 @@
-"""The encoder gives upstream's cell vectors, at full and small size, with padding."""
+"""The encoder gives the cell vectors of the scgpt package, at full and small size, with padding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL = ScGPTConfig(dim=32, heads=4, hidden=48, layers=3, dropout=0.1)
 
 
 def batch(checkpoint: Checkpoint, cells: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return random tokens with padding in all but the first cell."""
+    """Return genes and bins of random cells, each of shape (cells, length); all but the first cell are padded."""
     random = torch.Generator().manual_seed(0)
     genes = torch.randint(0, len(checkpoint.genes), (cells, length), generator=random)
     bins = torch.randint(1, 52, (cells, length), generator=random)

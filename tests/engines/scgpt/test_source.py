@@ -81,7 +81,7 @@ def test_upstream_tokens_depend_on_the_gene_order_of_the_query(source: ScGPTSour
 
     assert np.array_equal(upstream_vectors(few), upstream_vectors(few))
     assert np.abs(upstream_vectors(few) - upstream_vectors(shuffled)).max() > 1e-4
-    # Random draws for ties change a vector little.
+    # The random draws of the upstream tokenizer change a vector little.
     assert np.median((upstream_vectors(few) * vectors_of(source, few)).sum(axis=1)) > 0.95
 
 

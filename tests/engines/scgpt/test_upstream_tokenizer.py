@@ -1,4 +1,4 @@
-"""The upstream tokenizer gives exactly the tokens of upstream's collator."""
+"""The upstream tokenizer gives exactly the tokens of the collator in the scgpt package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAD, CLS, PAD_VALUE = 0, 1, -2
 
 @pytest.fixture(scope="module")
 def values(query: AnnData) -> sparse.csr_matrix:
-    """Return 60 real cells, all with counts: upstream fails on a cell without counts."""
+    """Return the counts of 60 real cells, none of which is empty: the scgpt package fails on a cell without counts."""
     return sparse.csr_matrix(query.X[:60])
 
 

@@ -31,7 +31,7 @@ def small_weights() -> dict[str, Tensor]:
 
 
 def repacked(size: int = 0, name: str = "data/0", compression: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """Return a torch file, repacked with `size` zero bytes as the content of one entry."""
+    """Return a torch file in which the entry ``name`` consists of ``size`` zero bytes; 0 keeps its content."""
     packed = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(saved(small_weights()))) as old, zipfile.ZipFile(packed, "w", compression) as new:
         for entry in old.namelist():

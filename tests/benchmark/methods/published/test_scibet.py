@@ -19,7 +19,7 @@ def test_counts_are_per_million() -> None:
 
 
 def test_genes_with_the_largest_entropy_difference_are_chosen() -> None:
-    # The means of a and b: 3 and 3, 0 and 8, 1 and 5.
+    # The three genes have the means 3, 0 and 1 in type a, and 3, 8 and 5 in type b.
     values = sparse.csr_matrix([[2.0, 0.0, 1.0], [4.0, 0.0, 1.0], [3.0, 8.0, 5.0]])
     differences = [
         2 * math.log((a + b) / 2 + 1) - math.log(a + 1) - math.log(b + 1) for a, b in ((3, 3), (0, 8), (1, 5))
@@ -30,7 +30,7 @@ def test_genes_with_the_largest_entropy_difference_are_chosen() -> None:
 
 
 def test_a_type_is_described_by_its_share_of_each_gene() -> None:
-    # log2(x + 1): a sums up to 1 + 2 and 0 + 1, b to 3 and 0.
+    # The log2(x + 1) of the two genes sum up to 1 + 2 and 0 + 1 in type a, and to 3 and 0 in type b.
     values = sparse.csr_matrix([[1.0, 0.0], [3.0, 1.0], [7.0, 0.0]])
     names, logs = fit_types(values, LABELS)
     assert names.tolist() == ["a", "b"]
@@ -45,7 +45,7 @@ def test_the_likeliest_type_is_the_label() -> None:
     assert result.fault(3) is None
     assert result.labels[:2].tolist() == ["a", "b"]
     assert result.probabilities is not None
-    # By hand: the first cell has log2(1e6 + 1) units of the first gene alone.
+    # Expected by the formula: the first cell expresses only the first gene, at log2(1e6 + 1).
     logs = {name: [math.log2(1e6 * count / 4 + 1) for count in row] for name, row in (("a", (3, 1)), ("b", (1, 3)))}
     times = {"a": 2, "b": 1}
     score = {

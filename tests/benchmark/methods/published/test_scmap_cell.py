@@ -38,10 +38,10 @@ def test_three_nearest_cells_must_agree_with_similarity_above_half() -> None:
     labels = np.array(["a", "a", "a", "b", "b"])
     similarities = np.array(
         [
-            [0.9, 0.8, 0.7, 0.6, 0.5],  # a, a, a
-            [0.9, 0.8, 0.1, 0.85, 0.2],  # a, b, a
-            [0.1, 0.2, 0.3, 0.9, 0.8],  # b, b, a
-            [0.50, 0.4, 0.3, 0.2, 0.1],  # a, a, a, and too far
+            [0.9, 0.8, 0.7, 0.6, 0.5],  # nearest cells: a, a, a
+            [0.9, 0.8, 0.1, 0.85, 0.2],  # nearest cells: a, b, a
+            [0.1, 0.2, 0.3, 0.9, 0.8],  # nearest cells: b, b, a
+            [0.50, 0.4, 0.3, 0.2, 0.1],  # nearest cells: a, a, a; similarity not above 0.5
             [np.nan] * 5,
         ]
     )

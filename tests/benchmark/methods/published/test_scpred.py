@@ -8,7 +8,7 @@ from spikgpt_benchmark.methods.published.scpred import discriminating_components
 
 
 def simulated_points(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return 90 cells of three types on 12 components, of which the first two separate the types."""
+    """Return 90 cells, shape (90, 12), and labels of three types; the first two components separate the types."""
     random = np.random.default_rng(seed)
     labels = np.repeat(["a", "b", "c"], 30)
     points = random.normal(size=(90, 12))
@@ -22,7 +22,7 @@ def test_components_are_chosen_at_a_rate_of_false_discoveries() -> None:
     points[:30, 5] += 0.6
     own = labels == "a"
     tested = [float(mannwhitneyu(points[own, at], points[~own, at]).pvalue) for at in range(12)]
-    # Benjamini and Hochberg: the largest rank k of m with p(k) <= rate * k / m.
+    # Benjamini-Hochberg procedure: keep all ranks up to the largest k with p(k) < rate * k / m.
     order = np.argsort(tested)
     below = [rank for rank in range(12) if tested[order[rank]] < 0.05 * (rank + 1) / 12]
     expected = sorted(order[: below[-1] + 1].tolist())
