@@ -61,7 +61,7 @@ class SpikGPT:
     Parameters
     ----------
     reference
-        Reference. Most users do not call this class, but :meth:`from_pretrained` or :meth:`train`.
+        Opened reference. Most users call :meth:`from_pretrained` or :meth:`train` instead of this class.
     engine
         Program that runs the network. None means ONNX Runtime if it is installed and the reference has a graph, else
         NumPy.
@@ -95,7 +95,7 @@ class SpikGPT:
 
     @property
     def labels(self) -> Labels:
-        """Names of the labels. Printed, they are a table with Cell Ontology ids, training cells and F1."""
+        """Names of the labels; ``print`` shows a table of Cell Ontology ids, numbers of training cells, and F1."""
         return Labels.from_metrics(self.reference.labels, self.reference.metrics)
 
     @property
@@ -157,7 +157,7 @@ class SpikGPT:
             Folder of the scGPT checkpoint that the reference was trained with. The folder is needed if the reference
             neither contains the checkpoint nor names its repository.
         token
-            Access token for the Hub; True for the token of ``hf auth login``, False for none.
+            Access token for the Hub; True for the token of ``hf auth login``, False for no token.
         cache_dir
             Folder for downloads; None for the cache of huggingface_hub.
         endpoint
@@ -233,7 +233,7 @@ class SpikGPT:
         layer
             Layer to read, ``X`` or ``raw``; None for counts if present, else log-normalised values.
         gene_key
-            Column of ``var`` with gene symbols or Ensembl ids. None for the index or column with most gene names.
+            Column of ``var`` with gene symbols or Ensembl ids. None uses the index or column with most gene names.
         recipe
             Settings of the training: ``default``, or ``paper`` for the published settings.
         name
@@ -388,7 +388,8 @@ class SpikGPT:
         layer
             Layer to read, ``X`` or ``raw``; None for counts if present, else log-normalised values.
         gene_key
-            Column of ``var`` with gene symbols or Ensembl ids. None for the index or column with most matches.
+            Column of ``var`` with gene symbols or Ensembl ids. None uses the index or column with most genes of the
+            reference.
         species
             Species of the query, ``human`` or ``mouse``. If the reference is of the other species, genes are mapped to
             one-to-one orthologues. None matches genes by name alone.
@@ -401,10 +402,11 @@ class SpikGPT:
             of other types become Unknown if they are unlike the allowed labels. A text may name several labels,
             separated by commas.
         exclude
-            Labels that no cell may get, in the same form; None for no labels.
+            Labels that no cell may get, as a list or a text with commas. None excludes no label.
         unknown_rate
-            Upper limit of the expected share of Unknown cells, from 0 to below 1, if all cells are of known types and
-            of the same study as the reference. 0 gives every cell a label. None sets no limit.
+            Upper limit of the share of cells of known types that become Unknown, from 0 to below 1. The limit holds on
+            average for cells of the same study as the reference. 0 gives every cell a label. None sets no limit, or
+            0.05 without smoothing.
         threshold
             Confidence below which a cell is Unknown, from 0 to 1, instead of the default rule. The paper uses 0.95.
         reference_cutoff
@@ -423,9 +425,9 @@ class SpikGPT:
             Make many small clusters of the query, in ``obs["spikgpt_cluster"]``, and label them as for ``cluster_key``.
             This needs the package igraph.
         certainty
-            Least probability of the broad label and of the Cell Ontology term of a cell, from 0 to below 1. An
-            uncertain cell gets the most specific term above its label that has this probability. The label itself does
-            not depend on this number.
+            Lowest probability that the broad label of a cell, and so its Cell Ontology term, may have, from 0 to
+            below 1. If the label of a cell is less certain, the broad label is a more general term: the most specific
+            term above the label with at least this probability. The label itself does not depend on this number.
         batch_size
             Number of cells classified at a time. The labels do not depend on this number.
         progress
@@ -468,11 +470,11 @@ class SpikGPT:
         Parameters
         ----------
         adata
-            Cells, as for :meth:`annotate`. Or the annotation that :meth:`annotate` returned, which saves the time to
-            annotate again, and keeps its options.
+            Cells, as for :meth:`annotate`. Or the annotation that :meth:`annotate` returned: its cells are not
+            annotated again, and its options are kept.
         labels
-            Labels to explain; None for those that the cells got. "Unknown" stands for the Unknown cells. With ``cells``
-            or ``cluster_key``, these labels are explained in each cell or cluster.
+            Labels to explain; None for the labels that the cells got. "Unknown" stands for the Unknown cells. With
+            ``cells`` or ``cluster_key``, these labels are explained in each cell or cluster.
         cells
             Names or positions of at most 1000 cells, to explain each cell by itself.
         cluster_key
@@ -493,7 +495,7 @@ class SpikGPT:
         from spikgpt.explain import front, groups
 
         options = arguments_as(ExplainOptions, locals())
-        front.expression_embedding(self.reference, self.engine)  # refuse other references before the work
+        front.expression_embedding(self.reference, self.engine)  # raises if the reference reads no genes
         if isinstance(adata, Annotation):
             annotation = groups.checked_origin(adata, self.reference)
             return groups.explain_annotation(annotation, None, options, cells=cells)
@@ -556,7 +558,7 @@ class SpikGPT:
             raise ConfigError(msg)
         with needs():
             from spikgpt.training.evaluation import evaluate, match_labels
-        match_labels(adata, label_key, self.reference.labels, label_map)  # refuse other labels before the work
+        match_labels(adata, label_key, self.reference.labels, label_map)  # raises if no true type is in the reference
         options = arguments_as(AnnotateOptions, locals())
         annotation = annotate(self.reference, self.engine, adata, options)
         warn(*annotation.notes())
@@ -581,9 +583,9 @@ class SpikGPT:
         adata
             Cells of a query.
         cells
-            Names, row numbers, or True and False for each cell. The result has the cells in the order of ``adata``.
-            None for all cells, or for a sample of 20,000 of them.
-            The genes are scaled by all cells of ``adata``, as for :meth:`annotate`.
+            Names of cells, row numbers, or True and False for each cell. None for all cells; if there are more than
+            20,000 cells, None for a sample of at most 20,000 cells. The result has the cells in the order of
+            ``adata``. The scale of the genes is computed from the whole of ``adata``, as for :meth:`annotate`.
         layer, gene_key, species, scaling, batch_size
             The same as for :meth:`annotate`.
 
@@ -630,25 +632,26 @@ def annotate_shards(
     progress: bool | None = None,
     key_added: str = KEY_ADDED,
 ) -> ShardedAnnotation:
-    """Label the cells of several files, which are one query, with the workers of a Dask cluster.
+    """Label the cells of several files as one query, with the workers of a Dask cluster.
 
-    The labels are those that :meth:`SpikGPT.annotate` gives to one file with all cells. The same call resumes an
-    interrupted one, and keeps the parts that are finished.
+    The labels are the same as those that :meth:`SpikGPT.annotate` gives to one file with all cells. If a call is
+    interrupted, the same call resumes the work and keeps the finished parts.
 
     Parameters
     ----------
     model
         Reference.
     shards
-        Files of cells or zarr folders, or addresses that fsspec reads, such as ``s3://bucket/cells.h5ad``. All have the
-        same genes, in any order, and the same kind of values. All workers must be able to read the paths.
+        Files of cells or zarr folders, or addresses that fsspec reads, such as ``s3://bucket/cells.h5ad``. All files
+        must have the same genes, in any order, and the same kind of values. All workers must be able to read the paths.
     folder
-        Folder for the parts, ``part-00000.parquet`` and so on, with one row per cell, and for ``manifest.json`` and
-        ``query_model.safetensors``. All workers must be able to write to the folder.
+        Output folder. Each part, ``part-00000.parquet`` and so on, is a table with one row per cell. The folder also
+        gets ``manifest.json`` and ``query_model.safetensors``. All workers must be able to write to the folder.
     client
-        Client of a Dask cluster. None for the client that is open, or for this process if there is none.
+        Client of a Dask cluster. None for the client that is already open; without an open client, this process
+        labels all cells.
     shard_size
-        Largest number of cells of a part. A larger file is divided.
+        Largest number of cells in a part. A file with more cells is divided into several parts.
     layer, gene_key, species, batch_key, labels, exclude, unknown_rate, threshold, reference_cutoff, smoothing
         As for :meth:`SpikGPT.annotate`. Batches are compared over all shards.
     scaling, certainty, batch_size, progress, key_added
@@ -659,7 +662,7 @@ def annotate_shards(
     DataError
         When a shard cannot be read, or differs from the others in its genes or the kind of its values.
     ConfigError
-        When an option is out of range, or the folder holds labels of other arguments.
+        When an option is out of range, or the folder holds labels that were computed with other arguments.
     ShardError
         When some shards could not be labelled. The other shards are finished, and the same call labels the rest.
 
@@ -686,7 +689,7 @@ def annotate_shards(
 
 
 def written_to(cells: AnnData | str | Path, label: Callable[[AnnData], Annotation]) -> Annotation:
-    """Return the annotation by a function, after writing the labels to an AnnData; a file is not changed."""
+    """Annotate cells with the function ``label``; write the labels into an AnnData, but not into a file."""
     if isinstance(cells, str | Path):
         with open_cells(cells) as opened:
             annotation = label(opened)

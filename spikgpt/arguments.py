@@ -12,7 +12,10 @@ from spikgpt.errors import ConfigError, DataError, with_noun
 
 
 def check_cells(cells: Any, function: str, *, paths: bool = False) -> None:
-    """Raise a DataError that says how to make an AnnData, unless cells are one."""
+    """Raise a DataError that says how to make an AnnData, unless ``cells`` is an AnnData.
+
+    If ``paths`` is True, the message also names the path of a file as a possible value.
+    """
     if isinstance(cells, AnnData):
         return
     kind = type(cells).__name__
@@ -43,14 +46,14 @@ def check_cells(cells: Any, function: str, *, paths: bool = False) -> None:
 
 
 def check_folder(folder: Any) -> None:
-    """Raise a ConfigError unless folder is a path."""
+    """Raise a ConfigError unless ``folder`` is a text or a path."""
     if not isinstance(folder, str | Path):
         msg = f"folder is {described(folder)}; expected the path of a folder to write, such as 'my_reference'."
         raise ConfigError(msg)
 
 
 def check_label_key(label_key: Any) -> None:
-    """Raise a ConfigError unless label_key is the name of a column."""
+    """Raise a ConfigError unless ``label_key`` is a text, the name of a column of ``obs``."""
     if not isinstance(label_key, str):
         name = getattr(label_key, "name", None)
         example = name if isinstance(name, str) else "cell_type"

@@ -1,11 +1,11 @@
 """Choice of a reference for a query, and annotation with the chosen reference or with several.
 
-Each available reference is compared with a sample of at most 1,000 cells. The sample does not depend on the order of
-the cells. The comparison is the compatibility check of :mod:`spikgpt.scoring.compatibility`.
+Each available reference is compared with a sample of at most 1,000 cells of the query. The sample does not depend on
+the order of the cells. The comparison is the compatibility check of :mod:`spikgpt.scoring.compatibility`.
 
-References are ranked by r times the share of cells that are not Unknown. r is the correlation of the expression
-profiles of labels, from the mean contrast -log(1.02 - r) of the check. The share of typical cells does not rank
-references: a large batch effect lowers this share for the right reference too.
+References are ranked by r times the share of cells that are not Unknown. r is the correlation of a label's mean
+expression in the query with its profile in the reference. The check gives r as the mean contrast, -log(1.02 - r). The
+share of typical cells is not used for the ranking: a large batch effect lowers this share for the right reference too.
 """
 
 from __future__ import annotations
@@ -73,16 +73,17 @@ class ReferenceScore:
     suits
         True if the reference suits the query.
     reason
-        The reason in words.
+        Reason in words why the reference suits the query or not.
     correlation
-        Correlation of the expression profiles of labels in query and reference, averaged over cells; None if it cannot
-        be computed.
+        Correlation of a label's mean expression in the query with its profile in the reference, averaged over cells.
+        None if the correlation cannot be computed.
     agreement
-        Correlation of the differences between labels in query and reference; None for fewer than two labels.
+        Correlation between query and reference of the expression differences between labels. None if fewer than two
+        labels have enough cells.
     genes_found, genes_total
-        Number of the reference's genes in the query, and of all its genes.
+        Number of the reference's genes that the query has, and number of all genes of the reference.
     unknown_fraction
-        Share of the sampled cells that are Unknown by this reference; None if the cells could not be read.
+        Share of the sampled cells that are Unknown with this reference; None if the cells could not be read.
     """
 
     name: str
@@ -96,14 +97,17 @@ class ReferenceScore:
 
     @property
     def strength(self) -> float:
-        """Correlation times the share of cells that are not Unknown; the correlation if the reference does not suit."""
+        """Value by which references are ranked: correlation times the share of cells that are not Unknown.
+
+        The correlation alone if the reference does not suit the query; -inf if there is no correlation.
+        """
         if self.correlation is None:
             return -np.inf
         return self.correlation * (1 - (self.unknown_fraction or 0.0)) if self.suits else self.correlation
 
     @property
     def rank(self) -> tuple[bool, float, str]:
-        """Key that sorts scores, the best first."""
+        """Sort key of a reference: suitable references come first, then those with a higher strength, then by name."""
         return not self.suits, -self.strength, self.name
 
 
@@ -116,7 +120,7 @@ class ReferenceChoice:
     scores
         Comparison with each reference.
     cells
-        Number of cells of the query that were compared.
+        Number of cells in the sample of the query.
     """
 
     scores: tuple[ReferenceScore, ...]
@@ -170,7 +174,7 @@ class ReferenceChoice:
         return texts
 
     def notes(self) -> tuple[str, ...]:
-        """Return a note if no reference or several suit the query."""
+        """Return one note if no reference suits the query, or if several suit it about equally well; else no note."""
         if self.best is None:
             return (self.sentences()[0],)
         if not self.ties:
@@ -182,7 +186,7 @@ class ReferenceChoice:
         )
 
     def facts(self) -> dict[str, Any]:
-        """Return the entries for ``uns["spikgpt"]``."""
+        """Return the comparison of the references as entries for ``uns["spikgpt"]``."""
         table = self.table()
         columns = {str(name): table[name].to_numpy() for name in table if name != "reason"}
         texts = {"reference": [score.name for score in self.scores], "reason": [score.reason for score in self.scores]}
@@ -208,18 +212,18 @@ class ReferenceChoice:
         ]
         columns = ("reference", "suits", "correlation", "genes", "Unknown", "reason")
         heading = "No reference suits the query" if self.best is None else f"Best reference: {self.best}"
-        # Without a best reference, the note repeats the sentence.
+        # If no reference suits the query, the note is equal to the first sentence.
         notes = () if self.best is None else self.notes()
         return html_view(heading, self.sentences()[:1], [html_table(columns, rows, numbers=6)], notes)
 
 
 def _described(score: ReferenceScore) -> str:
-    """Return the name of a reference, its figures, and the reason whether it suits the query."""
+    """Return a text with the name of a reference, its figures, and the reason why it suits the query or not."""
     return f"{score.name}: {', '.join([*_figures(score), 'suits' if score.suits else 'does not suit'])}: {score.reason}"
 
 
 def _figures(score: ReferenceScore) -> list[str]:
-    """Return the correlation, and the share of Unknown cells if the reference suits."""
+    """Return the correlation as text, and the share of Unknown cells if the reference suits the query."""
     figures = [] if score.correlation is None else [f"r = {score.correlation:.2f}"]
     if score.suits and score.unknown_fraction is not None:
         figures.append(f"{100 * score.unknown_fraction:.0f}% Unknown")
@@ -237,7 +241,7 @@ def open_model(
 def models_at_hand(
     engine: EngineOptions | None = None, *, scgpt: Path | None = None, hub: Hub | None = None
 ) -> tuple[list[NamedModel], list[ReferenceScore]]:
-    """Open the references in this package and in the cache, without a connection to the Hub.
+    """Open the references in this package and in the local cache of the Hub, without a connection to the Hub.
 
     If the cache has several commits of a repository, the commit of the main branch is opened.
 
@@ -263,7 +267,7 @@ def models_at_hand(
 def choose(
     cells: Cells, models: Sequence[NamedModel], options: AnnotateOptions, *, failed: Sequence[ReferenceScore] = ()
 ) -> ReferenceChoice:
-    """Compare references with a sample of a query's cells, and return them ranked.
+    """Compare each reference with a sample of the query's cells, and rank the references.
 
     Parameters
     ----------
@@ -277,7 +281,7 @@ def choose(
     """
     expression = find_expression(cells, layer=options.layer, gene_key=options.gene_key)
     sample, batches = _sample(cells, expression, options.batch_key)
-    # The sample has one matrix. References are compared by the default rule for Unknown.
+    # The sample has a single matrix and no layers. The default rule for Unknown is used for all references.
     plain = structs.replace(options.plain(), layer=None)
     # If the user names the species, genes are mapped to the species of each reference.
     species = None if options.species else species_of(expression.var, options.gene_key)
@@ -294,7 +298,7 @@ def _sample(cells: Cells, expression: Expression, batch_key: str | None) -> tupl
 
     The sample depends on neither the order of cells nor that of genes.
     """
-    # Whole numbers around 0: sums of counts then do not depend on the order of genes.
+    # The weights are whole numbers, so that sums of counts are exact and do not depend on the order of genes.
     weights = np.array([zlib.crc32(str(name).encode()) >> 12 for name in expression.var.index], dtype=np.float64)
     keys, filled = np.zeros(expression.n_cells), np.zeros(expression.n_cells, dtype=bool)
     for start in range(0, expression.n_cells, CHUNK):
@@ -325,7 +329,7 @@ def _score(
             fitted = fit_query(reference, engine, cache, query.report, options, batches)
     except DataError as error:
         return ReferenceScore(name, False, str(error), genes_total=len(reference.genes))
-    assert fitted.rule is not None  # fit_query sets it
+    assert fitted.rule is not None  # fit_query sets the rule
     calibrated = fitted.calibrated(reference.thresholds, fitted.scores.probabilities)
     unknown = fitted.rule.is_unknown(replace(fitted.scores, probabilities=calibrated))
     comparison, report = fitted.comparison or Comparison(0), fitted.report
@@ -344,13 +348,13 @@ def _score(
 
 
 def _correlation(fitted: QueryModel) -> float | None:
-    """Return the correlation that the mean contrast -log(1.02 - r) stands for."""
+    """Return the correlation r from the mean contrast -log(1.02 - r); None if there is no contrast."""
     contrast = None if fitted.match is None or fitted.comparison is None else fitted.match.mean_contrast
     return None if contrast is None else MATCH.largest_correlation - float(np.exp(-contrast))
 
 
 def _reason_against(fitted: QueryModel, species: str | None, of_reference: str | None) -> str | None:
-    """Return the reason why a reference does not suit a query, or None."""
+    """Return the reason why a reference does not suit a query; None if the reference suits the query."""
     comparison, check, report = fitted.comparison or Comparison(0), fitted.compatibility, fitted.report
     if species != of_reference:
         return f"the query looks like {species or 'human'}, and the reference is {of_reference or 'human'}"
@@ -379,12 +383,12 @@ def annotate_by_best(
 
     Returns
     -------
-    The annotation, the comparison of the references, and the reference of the labels.
+    The annotation, the comparison of the references, and the reference that gave the labels.
 
     Raises
     ------
     DataError
-        When the cells cannot be read by any reference.
+        When no reference can read the cells.
     """
     choice = choose(cells, models, options, failed=failed)
     nearest = next((score.name for score in choice.scores if score.unknown_fraction is not None), None)
@@ -403,7 +407,7 @@ def _refused(annotation: Annotation, evidence: str) -> Annotation:
     rule, query = RejectionRule("no available reference suits this query"), annotation.query
     compatibility = Compatibility(OTHER, evidence, {})
     if isinstance(query, FittedQuery):
-        # Explanations apply the rule to the query's sample.
+        # Explanations apply the rule to the query's sample. Limits of infinity make all these cells Unknown.
         limits = np.full(len(annotation.label_names), np.inf)
         model = replace(query.model, rule=replace(rule, limits=limits), compatibility=compatibility)
         query = replace(query, model=model)
@@ -428,8 +432,8 @@ def choose_reference(
     cells
         AnnData object, or path of a file of cells. The cells are not changed.
     references
-        References: names, folders or opened references. None for all references in this package and in the cache of
-        the Hub, which is not contacted.
+        References: names, folders or opened references. None for all references in this package and in the local cache
+        of the Hub. The Hub is not contacted.
     layer, gene_key, batch_key, progress
         As for :meth:`spikgpt.SpikGPT.annotate`.
 

@@ -16,7 +16,7 @@ class SmoothingConstants:
     Attributes
     ----------
     least_cells
-        Least number of cells of a query that is smoothed. In a smaller query, the nearest cell may be of another type.
+        Smallest number of cells of a query for smoothing. In a smaller query, the nearest cell may be of another type.
     neighbours
         Number of neighbours whose probabilities are averaged with those of a cell.
     expression_neighbours
@@ -24,7 +24,8 @@ class SmoothingConstants:
     largest_share
         Largest total weight of the neighbours in the averaged probabilities.
     bandwidth
-        Bandwidth of the Gaussian kernel beyond a neighbour's radius, in radii.
+        Bandwidth of the Gaussian kernel, as a multiple of the neighbour's radius. The kernel weighs a neighbour by the
+        distance of the cell beyond this radius.
     """
 
     least_cells: int = 100
@@ -41,11 +42,12 @@ class QueryLDAConstants:
     Attributes
     ----------
     weight
-        Weight of the linear discriminant, which is added to the log probabilities.
+        Factor of the linear discriminant before it is added to the log probabilities.
     shrinkage
-        Share of the covariance within labels that is replaced by a multiple of the identity.
+        Share of the covariance within labels that is replaced by a multiple of the identity matrix.
     least_cells
-        Least sum of a label's probabilities, in cells, for a label that is reweighted.
+        Smallest sum of a label's probabilities over the cells. A label with a smaller sum gets the weight of the best
+        other label.
     """
 
     weight: float = 0.05
@@ -64,16 +66,17 @@ class ScoreConstants:
     energy_weight
         Weight of the energy in the in-distribution score.
     effect_cells, effect_labels, effect_sample
-        A batch effect is estimated from labels with at least ``effect_cells`` cells, if there are at least
-        ``effect_labels`` such labels. At most ``effect_sample`` cells of a label are used.
+        A batch effect is estimated from the labels with at least ``effect_cells`` cells. At least ``effect_labels``
+        labels must have so many cells. At most ``effect_sample`` cells of a label are used.
     excess_genes
-        Number of genes of the marker excess: the genes that exceed every label most.
+        Number of genes in the marker excess: the genes whose expression exceeds that of every label most.
     noise_floor
         Constant that is added to the standard error of the mean log expression.
     ridge
-        Constant that is added to the variances within labels, as a share of their mean.
+        Constant that is added to the variances within labels, as a share of the mean variance of all vectors.
     within_share
-        Constant that is added to the standard deviation of each gene within labels, as a share of their median.
+        Constant that is added to the standard deviation of each gene within labels, as a share of the median over
+        genes.
     """
 
     gene_power: int = 4
@@ -94,24 +97,25 @@ class LabelMatchConstants:
     Attributes
     ----------
     least_cells
-        Least number of cells of a label in a batch. A label with fewer cells has neither shift nor marker deficit of
-        its own.
+        Smallest number of cells of a label in a batch. A label with fewer cells gets the median batch effect of the
+        other labels, and no marker deficit.
     largest_correlation
         The contrast is -log(largest_correlation - r), for the correlation r of a label with the reference.
     marker_weight
         Weight of the marker deficit M in the label match C + marker_weight M. C is the contrast.
     usual_markers
-        Marker level that is expected of a label. The reference level of a label is the mean of ``usual_markers`` and of
-        the median marker level of the other labels of the batch.
+        Usual marker level of a label. The marker deficit compares a label with the mean of ``usual_markers`` and the
+        median marker level of the other labels in the batch.
     markers, least_markers
-        Largest number of marker genes of a label, and least number of marker genes of a label with a marker level.
+        Largest number of marker genes of a label. A label with fewer than ``least_markers`` marker genes has no marker
+        level.
     least_difference
         Lower bound of the denominator of a marker level, in log expression.
     marker_range
         Lower and upper bound of the level of a marker gene.
     least_expression
-        Least mean expression, in counts per 10,000, of the genes whose median excess over the reference corrects a gene
-        panel.
+        Smallest mean expression of a gene, in counts per 10,000, to be used for the correction of a gene panel. The
+        correction divides expression by the median ratio of query to reference over these genes.
     """
 
     least_cells: int = 10
@@ -127,33 +131,34 @@ class LabelMatchConstants:
 
 @dataclass(frozen=True)
 class OODRuleConstants:
-    """Out-of-distribution rule; the names in brackets are those of the formula in :mod:`spikgpt.scoring.ood_rule`.
+    """Out-of-distribution rule; symbols in brackets are those of the formula in :mod:`spikgpt.scoring.ood_rule`.
 
     Attributes
     ----------
     largest_excess
-        Upper bound of the marker excess above the median of the batch. This excess is subtracted from the score of a
-        cell.
+        The marker excess of a cell, minus the median of its batch, is subtracted from the score of the cell. This is
+        the largest value that is subtracted.
     neighbour_share
         Weight of the neighbours in each of the two averages of the score.
     quantile
-        Quantile of the scores of a label that stands for the label (q).
+        Quantile over the scores of a label's cells. The value at this quantile is the level of the label (q).
     held_out_share
         Share of the median score of the label's held-out cells that is subtracted from the scores (0.5 h).
     low_share
-        Factor of q if q is negative, because a batch effect lowers the scores of a label (0.65).
+        Factor of q if q is negative (0.65). A batch effect can lower the scores of a label.
     match_weight, excess_weight
-        Weight of the label match (0.6), and of the excess n of cells of the label (0.6).
+        Weight of the label match (0.6). Weight of n, the log ratio of the label's share in the batch to its share among
+        held-out cells (0.6).
     offset
         Constant that is subtracted from the cut-off (1.0).
     present_weight, present_share
-        Weight of the presence P of the label in another batch (0.4). P is 1 if the label's share of the cells there is
-        at least ``present_share`` times its share here.
+        Weight of P, the presence of the label in another batch (0.4). P is 1 if the share of known cells of the label
+        in another batch is at least ``present_share`` times the share of the label in this batch.
     share_floor
-        Constant that is added to shares of cells before their ratio is taken.
+        Constant that is added to both shares of cells before the ratio for n is taken.
     group_cells, group_gap, group_deviations
-        Two groups of cells of a label have at least ``group_cells`` cells each. Their mean scores differ by at least
-        ``group_gap``, and by at least ``group_deviations`` standard deviations within groups.
+        The cells of a label form two groups if each group has at least ``group_cells`` cells. The mean scores of the
+        groups must differ by ``group_gap``, and by ``group_deviations`` standard deviations within groups.
     group_margin
         The lower group is Unknown as a whole if its mean margin above the cut-off is below ``group_margin``.
     """
@@ -182,7 +187,7 @@ class RejectionConstants:
     Attributes
     ----------
     least_accuracy
-        A query whose simulated accuracy is below this value has few of the reference's genes.
+        A query with a lower simulated accuracy counts as a query with few of the reference's genes.
     largest_error
         Largest mean expected error, 1 - confidence, of the labelled cells of a query with few genes.
     spread_cells
@@ -201,19 +206,19 @@ class CompatibilityConstants:
     Attributes
     ----------
     least_cells, least_share
-        Least number of cells, and least share of the cells of the query, of a label that is compared with other labels.
+        Smallest number of cells, and smallest share of the query's cells, of a label that is compared with others.
     contrast_weight, other_weight
-        Weight of the mean contrast, and of the marker level of other labels, in the similarity.
+        Weights in the similarity: of the mean contrast, and of the marker level of the strongest other label.
     least_similarity
         A query with a lower similarity is refused as another tissue or species.
     least_correlation
-        A query that is far from the reference is refused if its correlation is below this value. In the similarity,
-        this value replaces the correlation if no two labels can be compared.
+        A query that is far from the reference (see ``far_shift``) is refused if its correlation is below this value. In
+        the similarity, this value replaces the correlation if no two labels can be compared.
     other_excess
         A query is refused if the marker level of other labels exceeds that of the cells' own labels by more than this
         value.
     several_labels
-        Least number of labels for a refusal by the correlation and the contrast alone.
+        Smallest number of compared labels for a refusal because of a low correlation or a low contrast alone.
     far_contrast, far_correlation
         A query that is far from the reference is refused if its mean contrast and its correlation are both below these
         values.
@@ -221,13 +226,12 @@ class CompatibilityConstants:
         Any query is refused if its mean contrast and its correlation are both below these values. With a higher
         correlation, a low contrast has another cause: cells of a missing type got one of the labels.
     marker_share
-        Least share of the cells whose labels have enough marker genes. With a smaller share, marker levels are not
-        used.
+        Marker levels are used only if the labels of at least this share of the cells have enough marker genes.
     far_shift
-        A query is far from the reference if its loss of the in-distribution score is above this value.
+        A query is far from the reference if its score loss is above this value. The score loss is the median
+        in-distribution score of held-out cells minus the median over the labels of the query.
     largest_shift
-        A query without similarity and correlation is refused if its loss of the in-distribution score is above this
-        value.
+        A query without similarity and correlation is refused if its score loss is above this value.
     agreement_cells
         Largest number of cells that are compared with the profiles of their labels.
     least_agreement, largest_unexplained
@@ -235,8 +239,8 @@ class CompatibilityConstants:
         ``least_agreement``, and the variance that the labels do not explain is above ``largest_unexplained``. This
         variance is a share of the variance in the reference.
     another_study
-        A query is from another study if the expected share of false rejections exceeds this multiple of the guaranteed
-        share.
+        A query counts as another study if the expected share of falsely rejected cells is above this multiple of the
+        guaranteed share, ``unknown_rate``.
     """
 
     least_cells: int = 10
@@ -267,10 +271,11 @@ class ChoiceConstants:
     Attributes
     ----------
     sample_cells
-        Largest number of cells of a query that references are compared with.
+        Largest number of cells in the sample of a query with which references are compared.
     least_correlation, least_agreement
-        A reference suits a query if the correlation of the profiles of labels is at least ``least_correlation``, and
-        that of the differences between labels at least ``least_agreement``.
+        A reference suits a query if two correlations are high enough. The correlation of the label profiles must be at
+        least ``least_correlation``. The correlation of the differences between labels must be at least
+        ``least_agreement``.
     tie
         Two references suit a query about equally well if their strengths differ by at most this value. The strength is
         the correlation times the share of cells that are not Unknown.
@@ -289,17 +294,18 @@ class BatchConstants:
     Attributes
     ----------
     least_labels
-        Least number of labels whose cells fall into two groups.
+        A query has two batches only if the cells of at least this many labels fall into two groups.
     least_agreement
-        Least cosine between the difference of the two groups of a label and the sum of these differences over labels.
+        The difference between the two groups of a label is a unit vector. A label counts only if the cosine between its
+        difference and the sum over labels is at least this value.
     least_length
-        Least length of the sum of the differences, divided by the number of labels with enough cells.
+        Smallest length of the sum of these unit vectors, divided by the number of labels with enough cells.
     least_concordance
-        Least concordance of the differences between labels in two batches.
+        Smallest concordance, between two batches, of the differences between labels.
     directions, rounds
         Number of principal components that are tried as directions, and number of refinements of each direction.
     largest_number
-        Largest number of batches.
+        Largest number of batches that are inferred.
     """
 
     least_labels: int = 3
@@ -323,12 +329,12 @@ class ScalingConstants:
     compared_cells
         Largest number of cells on which the two scalings are compared.
     shift_cells
-        Least number of compared cells of a label that the shift is computed from.
+        Smallest number of compared cells of a label from which the shift is computed.
     noted_change
-        A note is given if a larger share of the labels changes with the scaling.
+        A note is given if more than this share of the labels changes with the scaling.
     spread_floor, spread_range
-        Constant that is added to standard deviations of log expression before their ratio is taken, and bounds of the
-        ratio.
+        Constant that is added to the standard deviations of log expression in query and reference before their ratio is
+        taken. Lower and upper bound of the ratio.
     """
 
     least_cells: int = 100
@@ -354,11 +360,13 @@ class GeneConstants:
     least_genes
         A query with fewer of the reference's genes is refused.
     evidence_weight
-        Factor of the evidence of all genes for a label. A factor below 1 allows for genes that depend on each other.
+        Factor of the log likelihood of a label, summed over genes. A factor below 1 allows for genes that depend on
+        each other.
     least_noise
-        Lower bound of the variance of a scaled gene around its expectation.
+        Lower bound of the variance of a scaled gene around the value that the imputation expects.
     ridge
-        Constant that is added to the diagonal of the covariance of the scores, as a share of the mean variance.
+        Constant that is added to the diagonal of the covariance of the component scores, as a share of their mean
+        variance.
     """
 
     few_missing: float = 0.1

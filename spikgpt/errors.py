@@ -1,6 +1,6 @@
 """Errors that a user of SpikGPT can meet.
 
-The family::
+The classes::
 
     SpikGPTError
     ├── DataError            the cells cannot be used
@@ -51,7 +51,7 @@ class SpikGPTError(Exception):
     """Base class of the errors below, which a user can correct."""
 
     def __str__(self) -> str:
-        # A message may quote long text from an untrusted file. The end of the message says what to do.
+        # A message may quote long text from an untrusted file. The end, which says what to do, is kept.
         text = printable(super().__str__())
         return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
@@ -125,7 +125,8 @@ def warn(*messages: str, category: type[Warning] = SpikGPTWarning) -> None:
 def needs(package: str = "") -> Iterator[None]:
     """Turn an ImportError of the block into a ConfigError with the command that installs the module.
 
-    ``package`` is the module that the block needs; by default the missing module, if it is in ``OPTIONAL``.
+    ``package`` names the module that the block needs; by default, the command installs the module that is missing. An
+    ImportError of a module that is not in ``OPTIONAL`` is raised unchanged.
     """
     try:
         yield
@@ -152,7 +153,7 @@ def install_command(*packages: str) -> str:
 
     try:
         requirements = list(map(Requirement, requires("spikgpt") or ()))
-    except PackageNotFoundError:  # sources that were never installed
+    except PackageNotFoundError:  # SpikGPT runs from source files that pip did not install
         requirements = []
     versions = {requirement.name: f"{requirement.name}{requirement.specifier}" for requirement in requirements}
     names = ["scikit-learn" if name == "sklearn" else name for name in packages]
@@ -180,7 +181,7 @@ def fault(error: BaseException) -> str | None:
     """Return the remedy for the system error behind an exception; None for other exceptions."""
     cause: BaseException | None = error
     while cause is not None:
-        # HDF5 gives the error number in the text of its message only.
+        # Errors of HDF5 have no errno: the number is only in the text of the message.
         number = getattr(cause, "errno", None) or next(
             (number for number in (errno.ENOSPC, errno.EFBIG) if os.strerror(number) in str(cause)), None
         )
@@ -196,8 +197,9 @@ def listed(names: Iterable[Any]) -> str:
 
 
 def with_noun(count: int, noun: str, plural: str = "", *, form: str = "") -> str:
-    """Return a number with its noun, such as "1 line" or "2 lines"; a verb may follow: "1 cell has", "2 cells have".
+    """Return a number with its noun, such as "1 line" or "2 lines".
 
-    ``form`` is the format of the number, such as "," for thousands.
+    ``noun`` and ``plural`` may include a verb: "1 cell has", "2 cells have". ``form`` is the format of the number, such
+    as "," for thousands.
     """
     return f"{count:{form}} {noun if count == 1 else plural or f'{noun}s'}"

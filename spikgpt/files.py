@@ -20,7 +20,7 @@ from spikgpt.errors import ConfigError
 if sys.platform != "win32":
     import fcntl
 
-# Name of the old folder during its replacement.
+# Name of the old folder while a new folder takes its place.
 REPLACED = ".replaced"
 # Age in seconds after which an unlocked folder of another machine counts as left behind by a killed process.
 LEFT_AFTER = 24 * 3600
@@ -28,10 +28,10 @@ LEFT_AFTER = 24 * 3600
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; without an error, the file or folder there then replaces ``path``.
+    """Yield a temporary path beside ``path``; at the end, move the file or folder written there to ``path``.
 
-    A link is kept, and its target is replaced. Leftovers of a killed process are removed by the next call for the same
-    path.
+    If the block raises an error, ``path`` stays as it was. If ``path`` is a link, its target is replaced, and the link
+    is kept. The next call for the same path removes the temporary folders of killed processes.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         replaced = folder / REPLACED
         if target.is_dir():
-            # One exchange: a kill between two renames would leave no folder.
+            # The two folders are exchanged in one step: a kill between two renames would leave no folder.
             if _swapped(temporary, target):
                 return
             target.replace(replaced)
@@ -73,7 +73,7 @@ def hold_lock(path: Path, refusal: str) -> Iterator[None]:
 
 
 def check_target(path: Path) -> None:
-    """Refuse a path where :func:`replacing` could not write, before the work starts."""
+    """Raise ConfigError if :func:`replacing` could not write to ``path``; called before the work starts."""
     target = Path(os.path.realpath(path))
     if target.is_symlink():
         msg = f"{path} is a link that leads to itself; name another path."
@@ -95,20 +95,20 @@ def sha256_of(path: Path) -> str:
 
 
 def user_cache() -> Path:
-    """Return the cache folder: ``SPIKGPT_CACHE``, or ``spikgpt`` in the user's cache folder."""
+    """Return the cache folder: the environment variable ``SPIKGPT_CACHE``, or ``spikgpt`` in the user's cache."""
     if named := os.environ.get("SPIKGPT_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikgpt"
 
 
 def _swapped(first: Path, second: Path) -> bool:
-    """Exchange the names of two files or folders atomically; return False if the system or the disk cannot."""
+    """Exchange the names of two files or folders atomically; return False if the system or the disk cannot do so."""
     names = os.fsencode(first), os.fsencode(second)
     try:
         library = ctypes.CDLL(None)
         if sys.platform == "darwin":
             return bool(library.renamex_np(*names, 2) == 0)
-        # -100: relative to the working directory; 2: exchange.
+        # -100 is AT_FDCWD: paths are relative to the working directory. 2 is RENAME_EXCHANGE.
         return bool(library.renameat2(-100, names[0], -100, names[1], 2) == 0)
     except (AttributeError, OSError, TypeError):
         return False
@@ -120,7 +120,7 @@ def _temporary_folder(target: Path) -> Iterator[Path]:
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(locked_folder(target.parent, f"{_prefix(target)}{_machine()}."))
-        except FileNotFoundError:  # /proc raises this for every new name
+        except FileNotFoundError:  # /proc raises FileNotFoundError for every new name
             msg = f"{target} cannot be written: {target.parent} takes no new files. Name another path."
             raise ConfigError(msg) from None
         yield folder
@@ -128,11 +128,14 @@ def _temporary_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """Yield a new folder that only this user can open, locked as long as this process lives, and remove it."""
+    """Yield a new folder that only this user can open, and remove the folder at the end.
+
+    The folder is locked as long as this process lives.
+    """
     while True:
         folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
         lock = lock_folder(folder, wait=True)
-        # Another process may take the folder for that of a killed process before it is locked, and remove it.
+        # Before the folder is locked, another process may remove it as the leftover of a killed process.
         if folder.exists():
             break
         if lock is not None:
@@ -157,32 +160,38 @@ def _remove_leftovers(target: Path) -> None:
             if match[1] != _machine() and time.time() - _last_written(folder) < LEFT_AFTER:
                 continue
             if (folder / REPLACED).exists() and not target.exists():
-                (folder / REPLACED).replace(target)  # the kill came between two renames
+                (folder / REPLACED).replace(target)  # the process was killed between two renames
             shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(lock)
 
 
 def _prefix(target: Path) -> str:
-    """Return the prefix of a target's temporary folders; file names have at most 255 bytes."""
+    """Return the prefix of the names of a target's temporary folders.
+
+    File names have at most 255 bytes, so a name of 200 bytes or more is replaced by its hash.
+    """
     name = target.name if len(os.fsencode(target.name)) < 200 else hashlib.sha256(os.fsencode(target.name)).hexdigest()
     return f".{name}."
 
 
 def _machine() -> str:
-    """Return an id of 8 characters for the running system, equal in all of its containers."""
+    """Return an id of 8 characters for this machine; all containers on one machine have the same id."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     name = boot.read_bytes() if boot.exists() else platform.node().encode()
     return hashlib.sha256(name).hexdigest()[:8]
 
 
 def _last_written(folder: Path) -> float:
-    """Return the time of the last change in a folder, in seconds."""
+    """Return the time of the last change to a folder or to its content, in seconds since 1970."""
     return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
 def lock_folder(folder: Path, *, wait: bool = False) -> int | None:
-    """Lock a folder until the returned descriptor is closed; return None if it cannot be locked."""
+    """Lock a folder until the returned file descriptor is closed; return None if the folder cannot be locked.
+
+    While another process holds the lock, wait if ``wait`` is True, else return None.
+    """
     if sys.platform == "win32":
         return None
     try:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 def without_collection() -> Iterator[None]:
     """Suspend the garbage collector in the block.
 
-    The collector takes a tenth to a fifth of the time to import anndata and torch, and frees no memory there.
+    During an import of anndata or torch, the collector takes a tenth to a fifth of the time, and frees no memory.
     """
     enabled = gc.isenabled()
     gc.disable()

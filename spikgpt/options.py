@@ -41,9 +41,9 @@ WORDS = {
     list: "a list of texts",
 }
 
-# Default prefix of the names of columns and arrays.
+# Default prefix of the names of columns and arrays with results.
 KEY_ADDED = "spikgpt"
-# Default least probability of a broad label.
+# Default of the lowest probability that a broad label may have.
 CERTAINTY = 0.95
 # Options of an annotation that say how cells are read.
 READING = ("layer", "gene_key", "species", "batch_key", "progress")
@@ -61,9 +61,10 @@ def cores() -> int:
 
 
 def about(description: str, flag: str | None = "", *, hidden: bool = False) -> Meta:
-    """Describe a field; ``flag`` is the spelling of its flag, and None means that the field has no flag.
+    """Return the metadata of a field of an options class: help text and spelling of its flag.
 
-    A hidden flag works but is not listed in the help.
+    An empty ``flag`` means the name of the field; None means that the field has no flag. A hidden flag works but is not
+    listed in the help.
     """
     return Meta(description=description, extra={"flag": flag, "hidden": hidden})
 
@@ -238,10 +239,10 @@ def expected(kind: type[Options], name: str) -> str:
 
 
 def limits(kind: type[Options], name: str) -> str:
-    """Describe the range of an option, such as "at least 0 and below 1"; an empty text if there is none."""
+    """Describe the range of an option, such as "at least 0 and below 1"; an empty text if the range has no limits."""
     parts = [get_type_hints(kind, include_extras=True)[name]]
     ranges = []
-    for part in parts:  # the list grows by the arguments of each type
+    for part in parts:  # the loop also visits the type arguments that it appends
         parts += get_args(part)
         if isinstance(part, Meta):
             ends = {"at least": part.ge, "above": part.gt, "at most": part.le, "below": part.lt}
@@ -251,7 +252,7 @@ def limits(kind: type[Options], name: str) -> str:
 
 
 def _type_in_words(kind: Any) -> str:
-    """Describe a type without limits in a user's words."""
+    """Return a type in words for users, such as "a number"; limits of its range are left out."""
     if get_origin(kind) is Literal:
         *first, last = get_args(kind)
         return f"{', '.join(first)} or {last}"
@@ -266,12 +267,13 @@ def options_of(kind: type[T], keywords: Mapping[str, Any], flags: Mapping[str, s
     Parameters
     ----------
     flags
-        Flag of each option on the command line; messages then name the flag.
+        Flag of each option on the command line, which messages name. None for a call from Python: messages name the
+        keyword.
 
     Raises
     ------
     ConfigError
-        When there is no such option, or a value is of another type or out of range.
+        When a keyword is not an option, or a value is of another type or out of range.
     """
     keywords = _with_new_names(keywords, kind.__struct_fields__)
     # NumPy's numbers and paths become plain Python values, which msgspec converts.
@@ -292,7 +294,7 @@ def options_of(kind: type[T], keywords: Mapping[str, Any], flags: Mapping[str, s
 
 
 def arguments_as(kind: type[T], arguments: Mapping[str, Any]) -> T:
-    """Return an options object from the arguments of a function, ``locals()``, that have the names of its fields."""
+    """Return an options object from the arguments of a function, ``locals()``; names that are no option are ignored."""
     return options_of(kind, {name: arguments[name] for name in kind.__struct_fields__ if name in arguments})
 
 
@@ -302,7 +304,7 @@ def checked_keywords(function: Callable[P, R]) -> Callable[P, R]:
     Raises
     ------
     ConfigError
-        When there is no such keyword.
+        When the function has no keyword of this name.
     """
     known = list(inspect.signature(function).parameters)
 
@@ -314,7 +316,7 @@ def checked_keywords(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _with_new_names(keywords: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
-    """Return keywords under their present names; warn of old names, and refuse unknown ones."""
+    """Return keywords with old names replaced by new names; warn about old names, and raise for unknown names."""
     known, renamed = tuple(known), {}
     for name, value in keywords.items():
         new = name if name in known else RENAMED.get(name, name)

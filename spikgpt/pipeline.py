@@ -1,8 +1,8 @@
 """Annotation of a query in two passes, the same for every engine.
 
 1. *Fit*: a :class:`spikgpt.engines.query_model.QueryModel` is fitted to a sample of at most 20,000 cells. The sample
-   does not depend on the order of the cells. The model holds the scale of the query, its principal components, the
-   sample for the neighbour search, the batch effects, and the rule for Unknown.
+   does not depend on the order of the cells. The model holds the scale of the query's genes, its principal components,
+   the sample for the neighbour search, the batch effects, and the rule for Unknown.
 2. *Label*: each chunk of cells is labelled with that model alone. So the labels depend on neither chunks nor order, and
    memory does not grow with the number of cells. The model can be saved and sent to other processes.
 
@@ -36,7 +36,7 @@ from spikgpt.scoring.ontology import BroadLabels
 from spikgpt.threads import in_order
 from spikgpt.types import Bools, InputReport, Integers, Rows
 
-# Stands for the name of the column if batches were inferred from the cells.
+# Replaces the name of the batch column if the batches were inferred from the cells.
 INFERRED = "inferred"
 
 
@@ -47,17 +47,19 @@ class CellLabels:
     Attributes
     ----------
     probabilities, best, broad
-        Calibrated probabilities, shape (n, L), index of the largest, shape (n,), and index of the broad name, (n,).
+        Calibrated probabilities, shape (n, L). Index of the most probable label, and index of the broad label, each of
+        shape (n,).
     rejected
         True for Unknown cells, shape (n,).
     typicality, ood_score
-        Conformal p-value and out-of-distribution score, each of shape (n,); None where the rule does not need them.
+        Conformal p-value and out-of-distribution score, each of shape (n,); None if the reference or the rule for
+        Unknown gives no such value.
     empty
         True for cells without counts, shape (n,).
     clusters
-        Index of the fine cluster for the vote of the majority, shape (n,), -1 for empty cells; None without the vote.
+        Index of the fine cluster of each cell, shape (n,), -1 for empty cells; None without the majority vote.
     nearest
-        Positions in the sample of the cells nearest to each cell, shape (n, 3), -1 for empty cells.
+        Positions in the query's sample of the cells nearest to each cell, shape (n, 3), -1 for empty cells.
     """
 
     probabilities: npt.NDArray[np.float32]
@@ -72,7 +74,7 @@ class CellLabels:
 
     @classmethod
     def allocate(cls, cells: int, labels: int) -> CellLabels:
-        """Allocate arrays for all cells at once, as the concatenation of chunks takes twice the memory."""
+        """Allocate arrays for all cells of a query; the concatenation of chunks would take twice the memory."""
         dtypes = np.int16, np.int16, bool, np.float32, np.float32, bool, np.int32
         arrays: list[Any] = [np.zeros(cells, dtype=dtype) for dtype in dtypes]
         arrays.append(np.zeros((cells, NEAREST), dtype=np.int32))
@@ -95,14 +97,14 @@ def fit_query(
     *,
     check: bool = True,
 ) -> QueryModel:
-    """Fit the model of a query to a sample of its cached cells: the first pass.
+    """Fit the model of a query to a sample of its cached cells; this is the first pass.
 
     Parameters
     ----------
     batches
         Index of the batch of each cell of the query, shape (n,).
     check
-        Let all cells be Unknown if the reference does not suit the query.
+        If True, all cells become Unknown if the reference does not suit the query.
     """
     sample, rows = cache.sample()
     model = QueryModel.fit(
@@ -122,23 +124,23 @@ def label_cells(
     certainty: float = CERTAINTY,
     batch_size: int | None = None,
 ) -> CellLabels:
-    """Label a chunk of cells with the model of their query: the second pass.
+    """Label a chunk of cells with the model of their query; this is the second pass.
 
     Parameters
     ----------
     cells
-        n cells, as the reference's embedding reads them.
+        n cells with the genes that the reference's embedding reads.
     rows, batches
         Row number in the query and index of the batch of each cell, each of shape (n,).
     """
-    assert model.rule is not None  # fit_query sets it
+    assert model.rule is not None  # fit_query sets the rule
     filled = np.flatnonzero(~cells.empty)
     scores = model.score(engine, cells.part(filled), rows[filled], batches=batches[filled], batch_size=batch_size)
     scores = replace(scores, probabilities=model.calibrated(reference.thresholds, scores.probabilities))
     calibration = reference.thresholds.calibration(model.smoothed)
 
     def scattered(values: npt.NDArray[Any], empty: Any) -> npt.NDArray[Any]:
-        """Return values of all cells, shape (n, ...), from the values of the cells that are not empty."""
+        """Return values for all cells, shape (n, ...), from the values of filled cells; empty cells get ``empty``."""
         whole = np.full((len(rows), *values.shape[1:]), empty, dtype=values.dtype)
         whole[filled] = values
         return whole
@@ -171,7 +173,7 @@ def annotate(
     only: Bools | None = None,
     check: bool = True,
 ) -> Annotation:
-    """Label every cell of a query, which is not changed.
+    """Label every cell of a query; the query is not changed.
 
     Parameters
     ----------
@@ -220,7 +222,7 @@ def annotate(
 
 
 def read_query(engine: Engine, cells: Cells, options: AnnotateOptions) -> QueryCells:
-    """Return the cells of a query, which are read in chunks, with the values and genes that the options name."""
+    """Open a query for reading in chunks, with the layer, scaling, gene column and species of the options."""
     return engine.embedding.read(
         cells, layer=options.layer, scaling=options.scaling, gene_key=options.gene_key, species=options.species
     )
@@ -242,9 +244,10 @@ def annotation_of(
     obs_names
         Names of the cells, shape (n,).
     batch_key
-        Columns with the batches; "inferred" where the batches were inferred; None for one batch.
+        Names of the columns with the batches; "inferred" if the batches were inferred from the cells; None for one
+        batch.
     """
-    assert model.rule is not None  # fit_query sets it
+    assert model.rule is not None  # fit_query sets the rule
     arrays = {name: getattr(labels, name) for name in CellLabels.__dataclass_fields__}
     if reference.familiarity is None or reference.thresholds.single is None:
         arrays["typicality"] = None
@@ -276,7 +279,7 @@ def annotation_of(
 
 
 def cache_cells(query: QueryCells, cache: CellCache, progress: bool | None, *, threads: int = 1) -> None:
-    """Read all cells of a query into a cache; ``threads`` is the number of chunks to align at the same time."""
+    """Read all cells of a query into a cache; ``threads`` chunks of cells are prepared at the same time."""
     with progress_bar("Reading", query.n_obs, progress) as bar:
         for chunk in query.rows(range(query.n_obs), threads):
             cache.append(chunk)

@@ -10,21 +10,24 @@ from scipy import sparse
 
 from spikgpt.types import Strings
 
-# Largest sample of a query, in which neighbours are searched: time then grows with the number of cells, not its square.
+# Largest number of cells in the sample of a query. Neighbours are searched in the sample alone, so the time grows with
+# the number of cells, not with its square.
 LARGEST_SAMPLE = 20_000
-# Number of cells that genes and components of a reference are fitted to, and least number of cells of each label.
+# Number of cells to which genes and components of a reference are fitted, and smallest number of these cells per label.
 LARGEST_FIT, CELLS_OF_RARE = 50_000, 300
-# Keys that are sorted at a time.
+# Largest number of keys that are sorted at a time.
 LARGEST_SORT = 50_000_000
 
 
 def content_keys(values: sparse.csr_matrix | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return a pseudo-random key per cell that depends on its values only: (n, d) to (n,)."""
+    """Return a pseudo-random key of each cell, shape (n,), that depends only on its values, shape (n, d)."""
     return np.asarray(values @ np.random.default_rng(0).standard_normal(values.shape[1]), dtype=np.float64)
 
 
 def sample_of(keys: npt.NDArray[np.float64], limit: int = LARGEST_SAMPLE) -> npt.NDArray[np.int64]:
-    """Return the rows, ascending, of at most ``limit`` of n cells: the same cells in any order of the n cells.
+    """Return the row numbers, ascending, of a sample of at most ``limit`` of n cells.
+
+    The same cells are chosen in any order of the n cells.
 
     Parameters
     ----------
@@ -46,9 +49,10 @@ def sample_of(keys: npt.NDArray[np.float64], limit: int = LARGEST_SAMPLE) -> npt
 
 
 def rows_by_label(labels: Strings) -> dict[str, npt.NDArray[np.int64]]:
-    """Return the rows of each label, both in ascending order, from the label of each cell, shape (n,).
+    """Return the row numbers of the cells of each label, from the label of each cell, shape (n,).
 
-    One sort of all cells is fast for thousands of labels; one search per label would take minutes.
+    Labels and rows are in ascending order. One sort of all cells is fast for thousands of labels; one search per label
+    would take minutes.
     """
     names, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     parts = np.split(np.argsort(codes, kind="stable"), np.cumsum(counts))[:-1]
@@ -56,9 +60,10 @@ def rows_by_label(labels: Strings) -> dict[str, npt.NDArray[np.int64]]:
 
 
 def stratified(labels: Strings) -> npt.NDArray[np.int64]:
-    """Return the rows of a sample of about 50,000 of n cells, ascending, from the label of each cell, shape (n,).
+    """Return the row numbers, ascending, of a sample of about 50,000 of n cells, from their labels, shape (n,).
 
-    The sample takes the same share of each label, evenly spread, and at least 300 cells of a rare label.
+    The sample has the same share of the cells of each label, evenly spread over the rows. At least 300 cells of a rare
+    label are kept, or all its cells if there are fewer.
     """
     step = -(-len(labels) // LARGEST_FIT)
     if step <= 1:

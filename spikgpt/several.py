@@ -1,10 +1,11 @@
 """Annotation of one query with several references, such as those of two tissues in one file.
 
-1. Each reference scores all cells. A cell belongs to the reference by which it has the lowest OOD score.
-2. Each reference labels its own cells again, as a query of its own. So the compatibility check, the batch effects and
-   the rule for Unknown refer to these cells alone.
+1. Each reference scores all cells. A cell is assigned to the reference that gives the cell the lowest OOD score.
+2. Each reference labels the cells assigned to it again, as a separate query. So the compatibility check, the batch
+   effects and the rule for Unknown refer to these cells alone.
 
-Cells of a reference that does not suit them go to the other references, unless no other reference suits these cells.
+If a reference does not suit its cells, the cells are assigned to the other references. If these do not suit the cells
+either, the first assignment is kept.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def annotate_by_several(models: Sequence[NamedModel], cells: Cells, options: Ann
     names = [model.reference.name for model in models]
     names = names if len(set(names)) == len(names) else [model.name for model in models]
     annotation = merged({names[index]: part for index, part in parts.items()}, owner, cells)
-    # The reference of most cells places all cells on the map of a report.
+    # The map of a report uses the sample of the reference to which most cells are assigned.
     _, source = scored[list(parts)[np.bincount(owner).argmax()]]
     return replace(annotation, reporter=ReportWriter(options, source))
 
@@ -77,7 +78,7 @@ def _scored(
 ) -> tuple[npt.NDArray[np.float32], MapSource | None]:
     """Return the OOD score of each cell by a reference, shape (n,), and the sample that places all cells on a map.
 
-    The reference may be of another tissue than the query.
+    The compatibility is not checked, because the reference may be of another tissue than a part of the cells.
     """
     annotation = annotate(model.reference, model.engine, cells, options.plain(), check=False)
     if annotation.ood_score is None:
@@ -93,14 +94,19 @@ def _annotations_by_owner(
     scores: Floats,
     indices: tuple[int, ...],
 ) -> tuple[dict[int, Annotation], Integers]:
-    """Return the annotations by the references that own cells, and the position of that of each cell, shape (n,).
+    """Assign each cell to a reference, and annotate the cells of each reference.
 
     Parameters
     ----------
     scores
         OOD scores by each reference, shape (R, n); NaN for empty cells.
     indices
-        Indices of the references that may own cells.
+        Indices of the references to which cells may be assigned.
+
+    Returns
+    -------
+    Annotation by the index of its reference, for each reference with cells. For each cell, the position of its
+    annotation in this dictionary, shape (n,).
     """
     some = scores[list(indices)]
     owner = np.array(indices)[np.where(np.isnan(some), np.inf, some).argmin(axis=0)]
@@ -129,7 +135,7 @@ def merged(parts: Mapping[str, Annotation], owner: Integers, cells: Cells) -> An
     Parameters
     ----------
     parts
-        Annotation of all cells by each reference, by its name.
+        Annotation of all cells by each reference; the keys are the names of the references.
     owner
         Index of the part that each cell takes its label from, shape (n,).
     """
@@ -139,21 +145,21 @@ def merged(parts: Mapping[str, Annotation], owner: Integers, cells: Cells) -> An
     label_ids = {
         name: term for part in own for name, term in zip(part.label_names, part.label_ids, strict=True) if term
     }
-    # A name may have different terms in the references.
+    # A broad name may have different Cell Ontology terms in two references.
     broad_pairs, broad = _united([tuple(zip(part.broad_names, part.broad_ids, strict=True)) for part in own])
     probabilities = np.zeros((n_cells, len(label_names)), dtype=np.float32)
     for index, part in enumerate(own):
         probabilities[np.ix_(owner == index, best[index])] = part.probabilities
 
     def gathered(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """Return the values of all cells from those of the cells of each part."""
+        """Return an array for all cells, from one array for the cells of each part."""
         whole = np.empty(n_cells, dtype=arrays[0].dtype)
         for index, values in enumerate(arrays):
             whole[owner == index] = values
         return whole
 
     def optional(name: str) -> npt.NDArray[Any] | None:
-        """Return an array of all cells, NaN in parts without the array; None if no part has the array."""
+        """Return a field for all cells, NaN for the cells of parts that lack the field; None if all parts lack it."""
         if all(getattr(part, name) is None for part in own):
             return None
         arrays = (getattr(part, name) for part in own)
@@ -192,14 +198,14 @@ def merged(parts: Mapping[str, Annotation], owner: Integers, cells: Cells) -> An
 
 
 def _subset(part: Annotation, rows: Integers) -> Annotation:
-    """Return the annotation of some cells, by their indices."""
+    """Return the annotation of some of the cells, from their row numbers."""
     names = ("best", "confidence", "probabilities", "empty", "broad", "rejected", "typicality", "ood_score")
     arrays = {name: values[rows] for name in names if (values := getattr(part, name)) is not None}
     return replace(part, obs_names=part.obs_names[:][rows], **arrays)
 
 
 def _or_nan(array: npt.NDArray[Any] | None, part: Annotation) -> npt.NDArray[Any]:
-    """Return an array, or NaN for each cell of a part if there is none."""
+    """Return the array of a part; if it is None, return NaN for each cell of the part."""
     return np.full(len(part.best), np.nan, dtype=np.float32) if array is None else array
 
 
@@ -211,7 +217,7 @@ def _united(lists: Sequence[tuple[T, ...]]) -> tuple[tuple[T, ...], list[Integer
 
 
 def _rule(names: Sequence[str], parts: Sequence[Annotation]) -> RejectionRule:
-    """Return the description of the rules for Unknown."""
+    """Return one rule for Unknown whose text describes the rules of all parts."""
     rules = [part.rule for part in parts]
     if len(texts := list(dict.fromkeys(rule.rule for rule in rules))) > 1:
         texts = [f"{name}: {rule.rule}" for name, rule in zip(names, rules, strict=True)]
@@ -219,7 +225,7 @@ def _rule(names: Sequence[str], parts: Sequence[Annotation]) -> RejectionRule:
 
 
 def _compatibility(names: Sequence[str], parts: Sequence[Annotation]) -> Compatibility | None:
-    """Return the compatibility of the references with their own cells; None if none was checked."""
+    """Return the compatibility of the references with their own cells; None if it was checked for no reference."""
     checks = [(name, part.compatibility) for name, part in zip(names, parts, strict=True) if part.compatibility]
     if not checks:
         return None
@@ -232,7 +238,7 @@ def _compatibility(names: Sequence[str], parts: Sequence[Annotation]) -> Compati
 
 
 def _report(names: Sequence[str], parts: Sequence[Annotation]) -> InputReport:
-    """Return the report on the input, with the notes of each part."""
+    """Return one report on the input, with the notes of each part after the name of its reference."""
     reports = [part.input_report for part in parts]
     return replace(
         reports[0],

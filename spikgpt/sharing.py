@@ -69,7 +69,7 @@ def pull(
     hub: Hub | None = None,
     pin: VersionPin | None = None,
 ) -> Pulled:
-    """Write the checked bytes of a reference to a folder; the errors are those of :func:`open_reference`."""
+    """Check a reference, and write its files to a folder; the errors are those of :func:`open_reference`."""
     check_writable(Path(folder), overwrite=overwrite)
     pin = pin or VersionPin()
     resolved = pin.resolve(name, revision, hub=hub)
@@ -107,12 +107,12 @@ def push(
 def verify(
     source: str | Path | Mapping[str, bytes], *, hub: Hub | None = None, scgpt: str | Path | None = None
 ) -> Verified:
-    """Return a reference after every check that needs no training cells; refuse it as a DamagedReference.
+    """Check a reference in every way that needs no training cells; raise DamagedReference if a check fails.
 
     The checks cover sizes and hashes, weights, labels, thresholds, genes, metrics, the figures of the card, and the
-    graphs. A graph must be what the weights make, byte for byte, which needs onnx (and ``scgpt`` for scGPT's graphs).
-    A graph must also give the same labels to made-up cells, which needs ONNX Runtime and torch. The checks name missing
-    packages.
+    graphs. A graph is made again from the weights, and must be equal byte for byte. This needs onnx, and ``scgpt`` for
+    graphs of scGPT. A graph and the weights must also give the same labels to simulated cells. This needs ONNX Runtime
+    and torch. If a package is missing, the check is left out, and the returned text names the package.
     """
     reference = read_reference(source)
     _check_card(reference)
@@ -125,7 +125,7 @@ def verify(
 
 
 def _check_card(reference: Reference) -> None:
-    """Refuse a card whose figures differ from the metrics."""
+    """Raise DamagedReference if the card differs from the metrics or from the other files."""
     written_by = parsed(reference.files["config.json"], "config.json")["library"].get("version")
     card, held_out = reference.files["README.md"], reference.metrics["held_out"]
     figures = card_figures(card.decode(errors="replace"))
@@ -137,7 +137,10 @@ def _check_card(reference: Reference) -> None:
 
 
 def _checked_by_running(reference: Reference, hub: Hub | None, scgpt: str | Path | None) -> list[str]:
-    """Rebuild the graphs, run them and the weights where torch is installed, and return the checks as text."""
+    """Compare each graph with the weights, and return the checks as texts.
+
+    The graphs are built again from the weights. If torch is installed, graphs and weights also label simulated cells.
+    """
     graphs = [name for name in reference.files if name.endswith(".onnx")]
     lacking = [package for package in ("onnxruntime", "torch", "onnx") if find_spec(package) is None]
     advice = f"without {' and '.join(lacking)}: {install_command(*lacking)}"

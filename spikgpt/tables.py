@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from spikgpt.errors import printable
 
 Row = tuple[str, ...]
-# Square in the colour of a row.
+# Square before the first text of a row, in the colour of the row.
 SQUARE = "&#9632;"
-# Characters of a name that is kept on one line.
+# Largest number of characters of a name that is kept on one line.
 LONGEST_UNBROKEN = 40
 
 
@@ -21,7 +21,7 @@ class Markup(str):
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Row], *, numbers: int) -> str:
-    """Return a table as text; columns from ``numbers`` on are aligned to the right."""
+    """Return a table as text; the columns from index ``numbers`` on are aligned to the right."""
     lines = [tuple(columns), *(tuple(map(printable, row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     sides = ["<" if index < numbers else ">" for index in range(len(columns))]
@@ -34,9 +34,9 @@ def text_table(columns: Sequence[str], rows: Sequence[Row], *, numbers: int) -> 
 def html_table(
     columns: Sequence[str], rows: Sequence[Row], *, numbers: int, colors: Sequence[str] | None = None
 ) -> str:
-    """Return a table as HTML; columns from ``numbers`` on are aligned to the right.
+    """Return a table as HTML; the columns from index ``numbers`` on are aligned to the right.
 
-    With ``colors``, hex codes, each row starts with a square of its colour.
+    ``colors`` are hex codes, one for each row: each row then starts with a square of this colour.
     """
 
     def line(cells: Sequence[str], tag: str, color: str = "") -> str:

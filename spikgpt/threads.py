@@ -1,4 +1,4 @@
-"""Threads: compute results one after the other, several at a time."""
+"""Compute several results at a time in threads, and limit the threads of BLAS."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Result = TypeVar("Result")
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """Yield the results of a function for items, in their order, computed by a number of threads.
+    """Apply a function to items in a number of threads, and yield the results in the order of the items.
 
-    At most one item more than threads is taken before its result is yielded, so that memory stays flat.
+    At most ``threads`` + 1 items are in work or wait to be yielded. So memory does not grow with the number of items.
     """
     if threads <= 1:
         yield from map(function, items)

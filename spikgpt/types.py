@@ -37,9 +37,9 @@ class NetworkOutput:
     vectors
         Input of the classifier, shape (n, D).
     probabilities
-        Label probabilities, divided by the reference's temperature, shape (n, L); 0 for a cell without finite output.
+        Label probabilities, softmax(logits / temperature), shape (n, L); 0 for a cell without finite output.
     energies
-        Log of the summed exponentials of the logits, shape (n,), low where no label fits.
+        Log of the summed exponentials of the logits, shape (n,). A low energy means that no label fits the cell.
     """
 
     vectors: Floats
@@ -48,7 +48,7 @@ class NetworkOutput:
 
     @classmethod
     def from_arrays(cls, vectors: Floats, probabilities: Floats, energies: Floats) -> NetworkOutput:
-        """Return the output of a network, with zeros for cells that have values which are not finite."""
+        """Return the output of a network; cells with NaN or infinite values get zeros, and the energy ``NO_ENERGY``."""
         finite = np.isfinite(probabilities).all(axis=1) & np.isfinite(energies) & np.isfinite(vectors).all(axis=1)
         if finite.all():
             return cls(vectors, probabilities, energies)
@@ -73,7 +73,10 @@ class Profiles:
 
     @cached_property
     def spread(self) -> npt.NDArray[np.float64]:
-        """Deviation within labels plus a tenth of its median, so that genes with little variation do not dominate."""
+        """Standard deviation within labels plus a tenth of its median over genes, shape (G,).
+
+        The added constant keeps genes with little variation from dominating.
+        """
         return np.maximum(self.within + CONSTANTS.score.within_share * np.median(self.within), 1e-12)
 
 
@@ -88,12 +91,15 @@ class InputReport:
     scaling
         Scaling that was used.
     genes_matched, genes_total
-        Number of shared genes, and of all genes of the reference; 0 for an embedding from ``obsm``. With ``of_query``,
-        genes_total counts the query's genes, as a vocabulary of all human genes is never complete.
+        Number of genes that query and reference share, and of all genes of the reference; 0 for an embedding from
+        ``obsm``.
     notes
-        Sentences on everything suspicious.
+        Sentences on everything unusual in the query.
+    of_query
+        True if genes_total counts the genes of the query instead. This holds for references whose vocabulary has all
+        human genes, because no query has all of them.
     simulated_accuracy
-        Share of simulated cells that get their label with the genes of the query; None where few genes are missing.
+        Share of simulated cells that get their own label from the genes of the query; None if few genes are missing.
     orthologues_of
         Species of the query if its genes were mapped to one-to-one orthologues; None without a mapping.
     """

@@ -37,7 +37,7 @@ class LabelOptions(AnnotateOptions, frozen=True):
     strict: Annotated[bool, about("Exit with code 3 if the query is of another tissue or species.", "--strict")] = False
     no_unknown: Annotated[bool, about("Give every cell with counts a label.", "--no-unknown")] = False
     no_batch: Annotated[bool, about("Treat all cells as one batch.", "--no-batch")] = False
-    # Options of version 0.9.
+    # Names of two options in version 0.9.
     alone: Annotated[bool, about("Deprecated name of --no-smoothing.", "--alone/--neighbours", hidden=True)] = False
     same_study: Annotated[bool, about("Deprecated name of --reference-cutoff.", "--same-study", hidden=True)] = False
 
@@ -51,13 +51,13 @@ class LabelOptions(AnnotateOptions, frozen=True):
         super().__post_init__()
 
 
-# An evaluation compares the labels of single cells, and writes no columns.
+# Options that ``evaluate`` does not have: it compares the labels of single cells, and writes no columns.
 LEFT_OUT = ("key_added", "certainty", "cluster_key", "majority_vote")
 EVALUATED = tuple(name for name in LabelOptions.__struct_fields__ if name not in LEFT_OUT)
 
 
 class _Files(NamedTuple):
-    """Outputs of the annotation of one file, and the options for single outputs."""
+    """Paths of the output files of ``annotate`` for one query file, and the options of these files."""
 
     out: Path | None
     table: Path | None
@@ -162,7 +162,7 @@ def _annotate_file(query: Path, model: ModelOptions, options: LabelOptions, hub:
                 # The report comes last, so that the labels are kept if the report cannot be drawn.
                 inform(f"{_wrote(written)}Drawing the report.")
                 writer, title = annotation.reporter, f"Cell types of {query.name}"
-                assert isinstance(writer, ReportWriter)  # every annotation of this command has one
+                assert isinstance(writer, ReportWriter)  # true for every annotation of this command
                 writer.write(annotation, report, cells, map_key=map_key, title=title, clusters=clusters)
                 written.append(report)
     if reference and model.model != AUTO:
@@ -175,7 +175,7 @@ def _annotate_file(query: Path, model: ModelOptions, options: LabelOptions, hub:
 
 
 def _wrote(written: list[Path]) -> str:
-    """Return a sentence on the written files that ends with a space; an empty text without files."""
+    """Return a sentence that names the written files, with a space at the end; an empty text if there are none."""
     return f"Wrote {' and '.join(map(str, written))}. " if written else ""
 
 
@@ -211,7 +211,7 @@ def evaluate(
             note(*match_labels(cells, label_key, reference.labels, names).notes)
 
         annotation, engine, reference = _annotated(cells, label_key, model, options, hub, check=match)
-        assert reference is not None  # several references were refused
+        assert reference is not None  # _annotated refuses several references if ``check`` is given
         evaluation = compare(annotation, cells, label_key, names, labels=reference.labels)
     if model.model != AUTO:
         hub.keep(model.model, reference)
@@ -260,7 +260,7 @@ def _check_outputs(files: _Files) -> None:
 
 
 def _check_alone(files: _Files) -> None:
-    """Refuse other outputs together with ``--out-dir``."""
+    """Raise ConfigError if an option for a single output file is combined with ``--out-dir``."""
     flags: dict[str, object] = {"--out": files.out, "--table": files.table, "--cluster-table": files.cluster_table}
     flags |= {"--cas": files.cas, "--report": files.report, "--map-key": files.map_key}
     if named := [flag for flag, value in flags.items() if value]:
@@ -277,12 +277,14 @@ def _annotated(
     *,
     check: Callable[[Reference], None] | None = None,
 ) -> tuple[Annotation, str, Reference | None]:
-    """Return the annotation, the name of the engine, and the reference; None for several references.
+    """Annotate cells; return the annotation, the name of the engine, and the reference.
+
+    The reference is None if several references labelled the cells.
 
     Parameters
     ----------
     column
-        Column that obs must have.
+        Column that obs must have; None for no such column.
     check
         Called with the reference before the cells are labelled.
     """
@@ -317,9 +319,10 @@ def annotated_by_choice(
     *,
     check: Callable[[Reference, Engine], object] | None = None,
 ) -> tuple[Annotation, str, Reference | None]:
-    """Return the annotation by the best available reference, or by several references; see :func:`_annotated`.
+    """Annotate cells by the best available reference, or by several references; see :func:`_annotated`.
 
-    ``check`` is called with each of several references before the cells are labelled, or with the best reference.
+    With several references, ``check`` is called with each reference before the cells are labelled. With the best
+    reference, ``check`` is called after the cells are labelled.
     """
     from spikgpt.choice import annotate_by_best, models_at_hand, open_model
     from spikgpt.reference.registry import AUTO
@@ -360,7 +363,7 @@ def opened(
 
 
 def _resolved(options: LabelOptions) -> LabelOptions:
-    """Return the options with the flags that stand for the value of another option resolved."""
+    """Replace flags such as ``--no-unknown`` by the values of the options that the flags stand for."""
     changes: dict[str, Any] = {"no_unknown": False, "no_batch": False, "alone": False, "same_study": False}
     if options.no_unknown:
         changes["unknown_rate"] = 0.0

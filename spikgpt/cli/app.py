@@ -23,15 +23,15 @@ from spikgpt.cli.streams import signals_as_interrupts
 from spikgpt.cli.train import leave_one_type_out, novelty, train
 from spikgpt.errors import ConfigError, SpikGPTError, fault, printable
 
-# The base class of click's usage errors; typer has renamed the module of click that it includes.
+# Base class of click's usage errors. typer contains its own copy of click, whose module name differs between versions.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-# Messages of the number parser, and their replacements.
+# Messages on options that are no numbers, and the texts that replace these messages.
 NUMBER_ERRORS = {
     re.compile("Input should be a valid number.*"): "expected a number such as 0.05, with a decimal point, without %",
     re.compile("Input should be a valid integer.*"): "expected a whole number, such as 100",
 }
 
-# Commands of separate packages, and the command that installs the package.
+# Commands that separate packages add, and for each the shell command that installs its package.
 PLUG_INS = {"benchmark": "pip install ./benchmarks"}
 
 app = typer.Typer(
@@ -58,7 +58,7 @@ def run() -> int:
 
 
 def add_plug_ins(words: list[str]) -> None:
-    """Add the commands of installed plug-ins, unless the first word is a command or option that needs none.
+    """Add the commands of installed plug-ins, unless the first word is a command or option that needs no plug-in.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def add_plug_ins(words: list[str]) -> None:
 
 
 def error_text(error: Exception) -> str:
-    """Return an error and what to do, in one line."""
+    """Return the message of an error with the next step, in one line."""
     if isinstance(error, UsageError):
         return _usage_error_text(error)
     if isinstance(error, OSError):
@@ -94,7 +94,7 @@ def error_text(error: Exception) -> str:
 
 
 def _usage_error_text(error: Any) -> str:
-    """Return the problem of a command line, and the correct form."""
+    """Return a message on the mistake in a command line, with the correct form of the command."""
     message, context, parameter = error.format_message(), error.ctx, getattr(error, "param", None)
     explanation = getattr(parameter, "help", None)
     for pattern, expected in NUMBER_ERRORS.items():
@@ -149,7 +149,7 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-# The order is that of the help.
+# The help lists the commands in this order.
 for function in (
     *(annotate, evaluate, explain, list_, info, card, verify, pull, push, export),
     *(train, build, leave_one_type_out, embed, convert_scgpt, pretrain, serve, app_, doctor),

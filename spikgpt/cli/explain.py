@@ -19,7 +19,7 @@ from spikgpt.options import ExplainOptions
 if TYPE_CHECKING:
     from spikgpt.explain.explanation import Explanation
 
-# Printed genes of each role.
+# Largest number of printed genes of each role.
 GENES_SHOWN = 6
 
 
@@ -56,7 +56,7 @@ def explain(
     inputs = query, *names, model.scgpt
     check_outputs(Output("--out", out, (*CSV, *JSON)), Output("--lock-file", hub.pin().lock), inputs=inputs)
     with open_cells(query) as adata:
-        # References that read no genes are refused before the work.
+        # References that read no genes are refused before the cells are annotated.
         if names != [model.model] or model.model == AUTO:
             check = expression_embedding
             annotation, *_ = annotated_by_choice(adata, names, model, options.reading(), hub, check=check)
@@ -79,7 +79,7 @@ def explain(
 
 
 def _show(explanation: Explanation, query: str) -> None:
-    """Print a block per group, and the reasons for Unknown."""
+    """Print the genes of each group on standard output, and the reasons for Unknown on standard error."""
     from rich.console import Console
     from rich.text import Text
 
@@ -95,7 +95,7 @@ def _show(explanation: Explanation, query: str) -> None:
         show_line(Text.assemble((printable(group.name), "bold"), f": {group.facts(explanation.kind)}"))
         for role in ROLES:
             genes = gene_list(group.genes, role, GENES_SHOWN) or "-"
-            # Names of genes have hyphens themselves.
+            # Lines do not break at hyphens, because gene symbols can contain hyphens.
             lines = wrap(genes, max(output.width - len(indent), 20), break_long_words=False, break_on_hyphens=False)
             show_line(Text(f"  {role:{len(indent) - 2}}" + f"\n{indent}".join(lines)))
     for line in legend(explanation.groups, count=GENES_SHOWN):

@@ -1,4 +1,4 @@
-"""Commands with flags, made from functions with options objects."""
+"""Make typer commands with flags from functions whose parameters are options objects."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SCGPT = "Folder of the scGPT checkpoint, if the reference needs it and does not 
 
 
 def escaped(text: str) -> str:
-    """Return help text with brackets escaped, which rich would read as markup."""
+    """Return help text with escaped brackets, because rich would read brackets as markup."""
     return text.replace("[", "\\[")
 
 
@@ -52,7 +52,7 @@ class PinnedOptions(HubOptions, frozen=True, kw_only=True):
     lock_file: Annotated[Path | None, about("Lock file to use instead of spikgpt.lock.")] = None
 
     def pin(self) -> VersionPin:
-        """Return the pinned version."""
+        """Return the digest and the lock file that the user named, to pin the version of the reference."""
         from spikgpt.reference.lockfile import LOCK, VersionPin
 
         return VersionPin(self.expect, self.lock_file or (Path(LOCK) if self.lock else None))
@@ -72,7 +72,10 @@ def hub_of(options: HubOptions) -> Hub:
 
 
 def check_server(name: str, packages: Mapping[str, str]) -> None:
-    """Raise ConfigError if a server cannot run here; ``packages`` maps its modules to the packages that have them."""
+    """Raise ConfigError if a server cannot run on this machine.
+
+    ``packages`` maps each module that the server needs to the package that contains the module.
+    """
     if sys.platform == "win32":
         msg = f"spikgpt {name} needs Linux or macOS; use spikgpt annotate here, or a container."
         raise ConfigError(msg)
@@ -82,10 +85,10 @@ def check_server(name: str, packages: Mapping[str, str]) -> None:
 
 
 def command(kept: str = "Nothing was written.") -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a typer command of a function: each field of a parameter of an options class becomes a flag.
+    """Make a typer command of a function: if a parameter is an options object, each of its fields becomes a flag.
 
-    The function gets the checked object. ``Annotated[HubOptions, ("endpoint",)]`` limits the flags to some fields.
-    ``kept`` is the message when the user interrupts the command.
+    The function is called with checked options objects. ``Annotated[HubOptions, ("endpoint",)]`` limits the flags to
+    the named fields. ``kept`` is the message when the user interrupts the command.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -117,7 +120,10 @@ def command(kept: str = "Nothing was written.") -> Callable[[Callable[..., None]
 
 
 def _flags(kind: type[Options]) -> dict[str, tuple[str, inspect.Parameter]]:
-    """Return the spelling of the flag and the parameter of each field with a flag, required fields first."""
+    """Return, for each field that has a flag, the spelling of the flag and the parameter of the typer command.
+
+    Required fields come first.
+    """
     hints, plain, flags = get_type_hints(kind, include_extras=True), get_type_hints(kind), {}
     for field in sorted(msgspec.structs.fields(kind), key=lambda field: not field.required):
         name = field.name

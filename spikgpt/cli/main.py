@@ -1,4 +1,7 @@
-"""Entry of the command line: standard streams, exit codes, and the version without loading any command."""
+"""Entry point of the command line: set up the standard streams, run the command, and set the exit code.
+
+``spikgpt --version`` is answered without importing the commands.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from spikgpt.version import __version__
 def main() -> None:
     """Run the command line and exit.
 
-    The exit code is 0 for success, 2 for a user's mistake, with one line on standard error, and 128 plus the number of
-    a signal: 130 for Ctrl-C. If standard output fails, the command still finishes its work. The exit code is then 1 if
-    the reader closed standard output, and 2 for other failures.
+    The exit code is 0 for success, and 2 for a user's mistake, which one line on standard error explains. After a
+    signal, the code is 128 plus the number of the signal: 130 for Ctrl-C. If standard output fails, the command still
+    finishes its work. The exit code is then 1 if the reader closed standard output, and 2 for other failures.
     """
     with standard_streams() as out:
         code = _run()

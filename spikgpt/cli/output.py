@@ -21,7 +21,7 @@ from spikgpt.errors import SpikGPTWarning, printable
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-# Characters of a name in the first column that are not folded.
+# Largest width of the first column, in characters, in a table that is wider than the terminal.
 LONGEST_NAME = 20
 
 console = Console(stderr=True, highlight=False)
@@ -45,7 +45,7 @@ def interruptible(message: Callable[[], str]) -> Iterator[None]:
 
 
 def resume_hint(saved: str, path: Path | None) -> str:
-    """Return whether the same command resumes an interrupted one, by whether ``path`` exists."""
+    """Return a sentence that says if the same command resumes the work saved in ``path``, or starts again."""
     if path is None or not path.exists():
         return "Nothing is saved; the same command starts again."
     return f"{saved} saved in {path}; the same command resumes there."
@@ -106,7 +106,7 @@ def annotate_command(model: Path | str, *more: str) -> str:
 
 
 def option(flag: str, value: Path | str, *more: str) -> str:
-    """Return a flag and its value for a shell; a relative path gets ``./``, because a bare word is a name."""
+    """Return a flag and its value for a shell; a relative path gets ``./``, so that it is not read as a name."""
     if isinstance(value, Path) and not value.is_absolute() and not str(value).startswith("."):
         value = f".{os.sep}{value}"
     return " ".join((flag, shlex.quote(str(value)), *more))
@@ -160,7 +160,7 @@ def show_markdown(text: str) -> None:
 
 
 def show_scores(metrics: dict[str, Any]) -> None:
-    """Print the scores of each label, and the labels that its cells were given by mistake."""
+    """Print the scores of each label, and the wrong labels that cells of this label got."""
     labels, counts = metrics["confusion"]["labels"], metrics["confusion"]["counts"]
     rows = []
     for row in metrics["per_label"]:

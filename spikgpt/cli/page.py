@@ -7,7 +7,7 @@ from spikgpt.cli.flags import ScGPT, ServedModels, check_server, command
 from spikgpt.cli.output import inform, note
 from spikgpt.options import EngineOptions, HubOptions
 
-# Modules that the page needs, and the packages that bring them.
+# Modules that the page needs, and the package that contains each module.
 PACKAGES = {"gradio": "gradio", "starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 
 

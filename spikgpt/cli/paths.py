@@ -13,14 +13,14 @@ from typing import NamedTuple
 from spikgpt.errors import ConfigError
 from spikgpt.files import check_target
 
-# Endings of outputs, in any case.
+# Allowed endings of output files, in small or capital letters.
 CELLS = (".h5ad", ".zarr")
 CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 TABLES = (*CSV, ".parquet")
 PNG = (".png",)
 JSON = (".json",)
 HTML = (".html", ".htm")
-# Files of a matrix in the 10x format.
+# Names of the files of a matrix in the 10x format.
 PARTS_OF_10X = re.compile(r".*(matrix\.mtx|(barcodes|features|genes|peaks)\.(tsv|bed))(\.gz)?")
 
 
@@ -33,13 +33,13 @@ class Output(NamedTuple):
 
 
 def check_outputs(*outputs: Output, inputs: Iterable[str | Path | None] = ()) -> None:
-    """Refuse outputs that would destroy an input, each other or another file, or cannot be written.
+    """Check that no output would destroy an input or another output, and that each output can be written.
 
     Raises
     ------
     ConfigError
-        When a path is an input, a part of an input, another output, a folder, a device or a pipe. When a path has
-        another ending, or lies in a folder that cannot be written to.
+        When a path is an input, a part of an input, another output, a folder, a device or a pipe. When a path has none
+        of the allowed endings, or lies in a folder that cannot be written to.
     """
     named = [(flag, path, endings) for flag, path, endings in outputs if path is not None]
     sources = [Path(path) for path in inputs if path is not None and Path(path).exists()]
@@ -60,7 +60,7 @@ def check_outputs(*outputs: Output, inputs: Iterable[str | Path | None] = ()) ->
 
 
 def _check_input(flag: str, path: Path, source: Path) -> None:
-    """Refuse an output that is an input, a part of it, or a folder that holds it."""
+    """Raise ConfigError if an output is the input, a part of the input, or a folder that holds the input."""
     if path.exists() and path.samefile(source):
         msg = f"{path} is the input; name another file for the output."
     elif source.is_dir() and _inside(path, source) and _belongs_to(path, source):
@@ -75,13 +75,13 @@ def _check_input(flag: str, path: Path, source: Path) -> None:
 
 
 def _beside_a_matrix(path: Path, source: Path) -> bool:
-    """Return whether a file belongs to an input in the 10x format."""
+    """Return True if an output is an existing file of the 10x matrix that is the input."""
     parts = PARTS_OF_10X.fullmatch(source.name) and PARTS_OF_10X.fullmatch(path.name)
     return parts is not None and path.exists() and path.parent.samefile(source.parent)
 
 
 def _belongs_to(path: Path, folder: Path) -> bool:
-    """Return whether a path in an input folder is one of its own files, not a new one."""
+    """Return True if a path in an input folder is a file of the input, and False if it is a new file."""
     if folder.suffix.lower() == ".zarr" or any((folder / name).exists() for name in ("zarr.json", ".zgroup")):
         return True
     from spikgpt.reference.format import LAYOUT
@@ -91,7 +91,7 @@ def _belongs_to(path: Path, folder: Path) -> bool:
 
 
 def _check_ending(flag: str, path: Path, endings: tuple[str, ...]) -> None:
-    """Refuse a name with another ending."""
+    """Raise ConfigError if a file name has none of the allowed endings; without ``endings``, any name is allowed."""
     # A name such as ".csv" has no ending.
     if endings and not any(path.name.lower().endswith(ending) and len(path.name) > len(ending) for ending in endings):
         problem = f"ends in {path.suffix!r}" if path.suffix else "has no ending"
@@ -100,7 +100,7 @@ def _check_ending(flag: str, path: Path, endings: tuple[str, ...]) -> None:
 
 
 def _check_kind(flag: str, path: Path) -> None:
-    """Refuse to replace anything but a file, or an AnnData folder in zarr."""
+    """Raise ConfigError if an existing path is neither a writable file nor a zarr folder with an AnnData."""
     if path.is_dir():
         if path.suffix.lower() != ".zarr":
             msg = f"{path} is a folder; name a file to write."

@@ -7,7 +7,7 @@ from spikgpt.cli.output import inform
 from spikgpt.options import EngineOptions, HubOptions
 from spikgpt.service.settings import ServeOptions
 
-# Modules that the service needs, and the packages that bring them.
+# Modules that the service needs, and the package that contains each module.
 PACKAGES = {
     "starlette": "starlette",
     "uvicorn": "uvicorn",

@@ -1,4 +1,4 @@
-"""``spikgpt annotate SHARD... --out-dir DIR``: label several files, which are one query."""
+"""``spikgpt annotate SHARD... --out-dir DIR``: label several files as one query."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _client(shards: ShardOptions) -> Iterator[Any]:
         threads_per_worker=1,
         dashboard_address=":8787" if shards.dashboard else "127.0.0.1:0",
         scheduler_kwargs={"dashboard": shards.dashboard},
-        # Dask logs each worker that ends; errors are reported by shard.
+        # Dask logs the end of every worker, which users need not see. Errors are reported for each shard.
         silence_logs=logging.CRITICAL,
     )
     with cluster, client_of(cluster, set_as_default=False) as client:
@@ -100,7 +100,7 @@ def _client(shards: ShardOptions) -> Iterator[Any]:
 
 
 def _finished(folder: Path) -> str:
-    """Return a sentence on the parts that are finished."""
+    """Return a sentence with the number of finished parts, for a user who interrupted the command."""
     from spikgpt.shards.manifest import MANIFEST, ShardManifest
 
     if not (folder / MANIFEST).is_file():

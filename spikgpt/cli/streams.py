@@ -18,7 +18,7 @@ ONE_SIGNAL = 5.0
 
 
 class Terminated(KeyboardInterrupt):
-    """A signal of this number asked the process to end."""
+    """A signal asked the process to end; ``number`` is the number of the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class RawStream(io.RawIOBase):
         self._raw, self._descriptor = raw, descriptor
 
     def writable(self) -> bool:
-        """Return that the stream accepts bytes."""
+        """Return True: the stream accepts bytes."""
         return True
 
     def fileno(self) -> int:
@@ -63,7 +63,7 @@ class RawStream(io.RawIOBase):
 def standard_streams() -> Iterator[RawStream | None]:
     """Replace standard output and standard error by streams that accept any text, even when closed, full or broken.
 
-    Returns standard output as a :class:`RawStream`; None for a stream in memory.
+    Yields the bytes of standard output as a :class:`RawStream`; None for a stream in memory.
     """
     _open_closed_descriptors()
     old = sys.stdout, sys.stderr
@@ -72,13 +72,13 @@ def standard_streams() -> Iterator[RawStream | None]:
         yield out
     finally:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(ValueError):  # closed by the command
+            with suppress(ValueError):  # the command has closed the stream
                 stream.flush()
         sys.stdout, sys.stderr = old
 
 
 def _tolerant(stream: TextIO | None, descriptor: int) -> tuple[TextIO, RawStream | None]:
-    """Return a text stream that raises no errors, and the raw stream below it."""
+    """Return a text stream that raises no errors, and the stream of its bytes; None for a stream in memory."""
     buffer: Any = getattr(stream, "buffer", None)
     try:
         if stream is not None:
@@ -128,7 +128,7 @@ def signals_as_interrupts() -> Iterator[None]:
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            with suppress(ValueError):  # not in the main thread
+            with suppress(ValueError):  # handlers can be set in the main thread only
                 old[number] = signal.signal(number, end)
     try:
         yield

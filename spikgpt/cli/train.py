@@ -46,7 +46,7 @@ class EmbedderOptions(Options, frozen=True):
             raise ConfigError(msg)
 
     def open(self, hub: HubOptions) -> Any:
-        """Return the embedder for the training."""
+        """Return the embedder for the training: its name, or an opened scGPT checkpoint."""
         from spikgpt.engines.scgpt.source import open_scgpt
 
         if self.scgpt is None:
@@ -68,7 +68,7 @@ class CardOptions(Options, frozen=True):
     )
 
     def provenance(self) -> dict[str, Any]:
-        """Return the fields of the card that the user gave."""
+        """Return the facts for the card that the user named."""
         names = ("source", "tissue", "organism", "licence")
         fields: dict[str, Any] = {name: getattr(self, name) for name in names} | {"datasets": self.dataset}
         if self.description:

@@ -1,1 +1,1 @@
-"""Explanation of labels: the genes behind them, and the spikes of the network."""
+"""Explanation of labels: the genes behind the labels, and the spikes of the network."""

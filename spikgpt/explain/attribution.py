@@ -1,9 +1,9 @@
 """Attribution: the contribution of each gene to the log-odds of a label.
 
-The log-odds of a label are its logit minus the log of the summed exponentials of the other logits. Unlike the
-probability, they do not level off for certain cells. Integrated gradients (Sundararajan et al., Axiomatic Attribution
-for Deep Networks, 2017) follow the log-odds from a baseline to the cell. The baselines are the profiles of other labels
-in the reference, so the attribution answers why a cell has its label and not another one.
+The log-odds of a label are its logit minus the log of the summed exponentials of the other logits. For cells with a
+certain label, the probability levels off near 1, and the log-odds do not. Integrated gradients (Sundararajan et al.,
+Axiomatic Attribution for Deep Networks, 2017) follow the log-odds from a baseline to the cell. The baselines are the
+profiles of other labels in the reference. So the attribution answers why a cell has its label and not another label.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from spikgpt.explain.query import FittedQuery
 from spikgpt.reference.files import CLASSIFIER
 from spikgpt.types import Floats, Integers
 
-# Points on the path from a baseline to a cell.
+# Number of points on the path from a baseline to a cell.
 STEPS = 4
 # Largest number of other labels that serve as baselines.
 BASELINES = 12
-# Largest factor, and its inverse the smallest, that corrects the sum of the attributions of a cell.
+# A factor corrects the sum of the attributions of a cell if it is at most this number, and at least 1 over this number.
 LARGEST_FACTOR = 2
 
 
@@ -88,12 +88,12 @@ class GeneAttributor:
         return np.asarray(self.allowed[self.logits(scaled).argmax(axis=1)])
 
     def nearest_labels(self, scaled: Floats, label: int) -> Integers:
-        """Return the other allowed labels, the one with the highest mean logit in the cells first."""
+        """Return the allowed labels other than ``label``, in descending order of their mean logit in the cells."""
         order = self.allowed[np.argsort(-self.logits(scaled).mean(axis=0), kind="stable")]
         return np.asarray(order[order != label])
 
     def gradient(self, scaled: Floats, label: int) -> npt.NDArray[np.float64]:
-        """Return the gradient of the log-odds of a label by scaled expression, (n, U) to (n, U)."""
+        """Return the gradient of the log-odds of a label with respect to scaled expression, both of shape (n, U)."""
         vectors, pull_front = self.front.forward(scaled)
         logits, pull_network = self.network.forward(vectors)
         return pull_front(pull_network(self.log_odds_of(logits, label)[1]))
@@ -108,9 +108,9 @@ class GeneAttributor:
         scaled
             Scaled expression of n cells, shape (n, U).
         baselines
-            Labels whose profiles serve as baselines; None for the nearest other labels of the mean cell.
+            Labels whose profiles serve as baselines; None for the first 12 labels of :meth:`nearest_labels`.
         steps
-            Points on the path from each baseline to a cell.
+            Number of points on the path from each baseline to a cell.
         """
         baselines = self.nearest_labels(scaled, label)[:BASELINES] if baselines is None else baselines
         shares = (np.arange(steps) + 0.5)[:, None, None] / steps
@@ -124,7 +124,7 @@ class GeneAttributor:
         return Attributions(_completed(total, log_odds - baseline), log_odds, baseline)
 
     def log_odds_of(self, logits: Floats, label: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return the log-odds of a label, (n, L) to (n,), and their gradient by the logits, shape (n, L)."""
+        """Return the log-odds of a label, shape (n,), from logits, shape (n, L), and their gradient, shape (n, L)."""
         other_labels = self.allowed[self.allowed != label]
         of_others = logits[:, other_labels]
         largest = of_others.max(axis=1, keepdims=True)
@@ -137,7 +137,10 @@ class GeneAttributor:
 
 
 def _completed(attributions: Floats, differences: Floats) -> npt.NDArray[np.float64]:
-    """Return attributions, (n, U), multiplied so that those of a cell add up to its difference, shape (n,)."""
+    """Multiply the attributions of each cell, shape (n, U), so that they add up to its difference, shape (n,).
+
+    The attributions of a cell do not change if the factor would be below 1/2 or above 2.
+    """
     sums = attributions.sum(axis=1)
     factors = np.divide(differences, sums, out=np.ones(len(sums)), where=np.abs(sums) > 1e-9)
     usable = (factors >= 1 / LARGEST_FACTOR) & (factors <= LARGEST_FACTOR)

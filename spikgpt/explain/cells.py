@@ -12,9 +12,9 @@ import numpy as np
 from spikgpt.errors import ConfigError, printable, with_noun
 from spikgpt.types import Rows
 
-# Names that are compared with a wrong name.
+# Largest number of names that are compared with a misspelt name.
 COMPARED = 10_000
-# Letters of a wrong name in an error.
+# Largest number of letters of a misspelt name in an error message.
 LONGEST = 100
 
 
@@ -32,7 +32,7 @@ def cell_rows(names: Iterable[Any], cells: Any) -> Rows:
     Raises
     ------
     ConfigError
-        When there are no such cells.
+        When a name or position does not exist, or the number of True and False differs from n.
     """
     chosen: list[Any] = [cells] if isinstance(cells, str) or not isinstance(cells, Iterable) else list(cells)
     all_names = [str(name) for name in names]
@@ -50,7 +50,7 @@ def cell_rows(names: Iterable[Any], cells: Any) -> Rows:
 
 
 def _single(chosen: Sequence[Any], by_name: dict[str, int]) -> Iterator[Any]:
-    """Yield single names and positions; a name may have commas itself."""
+    """Yield single names and positions; a text is split at commas unless it is the name of a cell."""
     for cell in chosen:
         if isinstance(cell, str) and cell not in by_name:
             yield from cell.split(",")

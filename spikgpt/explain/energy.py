@@ -1,17 +1,16 @@
-"""Operations of one cell's pass through a network, and their modelled energy: with spikes, without, and linear.
+"""Operations and modelled energy of one cell in a network with spikes, one without spikes, and a linear classifier.
 
-The counts follow the counters of SpikingJelly (``spikingjelly.activation_based.op_counter``), with which tests compare
-them:
+Operations are counted as in SpikingJelly (``spikingjelly.activation_based.op_counter``). Tests compare both counts:
 
 - A linear layer whose input is spikes takes one accumulation (AC) for each spike and output. Any other linear layer
   takes one multiply-accumulate (MAC) for each input and output.
-- Attention on spikes takes one accumulation for each pair of query and key spikes at the same neuron, and one for each
-  value spike; for m literal copies, m² times as many.
+- Attention on spikes takes one accumulation for each pair of query and key spikes at the same neuron. It takes one more
+  for each value spike. The m copies of a cell in the paper take m² times as many.
 - A neuron takes one multiply-accumulate for its leak at each time step.
-- Memory: one read for each weight and bias that is used, and one read and one write of each potential at each time
-  step. Currents, spikes and their addresses are not counted, which favours the networks with spikes.
+- Memory takes one read for each weight and bias that is used. It takes one read and one write of each potential at each
+  time step. Currents, spikes and their addresses are not counted, which favours the networks with spikes.
 
-In the comments T is time steps, D the width, F hidden neurons, L labels.
+T is the number of time steps, D the width, F the number of hidden neurons, and L the number of labels.
 """
 
 from __future__ import annotations
@@ -25,30 +24,31 @@ import pandas as pd
 
 from spikgpt.reference.config import SpikGPTConfig
 
-# Bytes of a weight or potential.
+# Size of a weight or potential in bytes.
 WORD = 4
+# One picojoule in nanojoules.
 PICOJOULES = 1e-3
 Form = Literal["literal", "collapsed", "shared input"]
-# Steps of the search for the firing rate at which two energies are equal.
+# Number of halvings of the interval in the search for the firing rate at which two energies are equal.
 HALVINGS = 40
 
 
 @dataclass(frozen=True)
 class EnergyModel:
-    """Energies in pJ: 45 nm, 0.9 V, 32-bit floating point numbers.
+    """Energies of operations in pJ, for a 45 nm process at 0.9 V and 32-bit floating point numbers.
 
     Attributes
     ----------
     mac, accumulation
         Energy of a multiply-accumulate (3.7 + 0.9 pJ), and of an addition.
     memories
-        Bytes of a memory, and energy of an access of 32 bits. An array lies in the smallest memory that holds it: SRAM
-        of 8 kB, 32 kB or 1 MB, else DRAM.
+        Size of each memory in bytes, and energy of one access to 32 bits. An array lies in the smallest memory that is
+        large enough: SRAM of 8 kB, 32 kB or 1 MB, else DRAM.
 
     References
     ----------
-    Horowitz, Computing's energy problem (and what we can do about it), ISSCC 2014, figure 1.1.9. Its accesses have 64
-    bits and take 10, 20, 100 and at least 1300 pJ. Half of each is used here.
+    Horowitz, Computing's energy problem (and what we can do about it), ISSCC 2014, figure 1.1.9. In the figure, an
+    access to 64 bits takes 10, 20, 100 or at least 1300 pJ. ``memories`` has half of each of these energies.
     """
 
     mac: float = 4.6
@@ -56,20 +56,20 @@ class EnergyModel:
     memories: tuple[tuple[float, float], ...] = ((2**13, 5.0), (2**15, 10.0), (2**20, 50.0), (math.inf, 650.0))
 
     def access(self, words: float) -> float:
-        """Return the energy of an access to an array of a number of words."""
+        """Return the energy in pJ of one access to an array of this number of 32-bit words."""
         return next(energy for size, energy in self.memories if words * WORD <= size)
 
 
 @dataclass(frozen=True)
 class BlockSpikes:
-    """Spikes of one block of the network over all T steps, as mean over cells.
+    """Number of spikes in one block of the network, summed over all T time steps and averaged over cells.
 
     Attributes
     ----------
     coincidences
-        Pairs of query and key spikes at the same neuron and step.
+        Number of pairs of a query spike and a key spike at the same neuron and time step.
     values, attended, hidden
-        Spikes of the values, of the output of the attention, and of the hidden neurons.
+        Number of spikes of the value neurons, of the output neurons of the attention, and of the hidden neurons.
     """
 
     coincidences: float
@@ -79,7 +79,7 @@ class BlockSpikes:
 
     @classmethod
     def at_rate(cls, config: SpikGPTConfig, rate: float) -> BlockSpikes:
-        """Return the expected spikes where each neuron fires independently at a rate."""
+        """Return the expected number of spikes if each neuron fires independently with probability ``rate``."""
         neurons = config.time_steps * config.width
         hidden = config.time_steps * config.hidden_dim
         return cls(neurons * rate**2, neurons * rate, neurons * rate, hidden * rate)
@@ -87,7 +87,10 @@ class BlockSpikes:
 
 @dataclass(frozen=True)
 class LayerOperations:
-    """Operations of one layer for one cell; ``weights``, ``biases`` and ``potentials`` are accesses to memory."""
+    """Number of operations of one layer for one cell.
+
+    ``weights``, ``biases`` and ``potentials`` are the numbers of memory accesses to weights, biases and potentials.
+    """
 
     name: str
     macs: float = 0.0
@@ -98,28 +101,28 @@ class LayerOperations:
 
     @classmethod
     def dense(cls, name: str, inputs: int, outputs: int, runs: int = 1) -> LayerOperations:
-        """Return the operations of a linear layer without spikes, which is run a number of times."""
+        """Return the operations of a linear layer whose input is not spikes, for a number of runs of the layer."""
         return cls(name, macs=inputs * outputs * runs, weights=inputs * outputs * runs, biases=outputs * runs)
 
     @classmethod
     def spiking(cls, name: str, spikes: float, outputs: int, runs: int) -> LayerOperations:
-        """Return the operations of a linear layer whose input is spikes."""
+        """Return the operations of a linear layer whose input is this number of spikes over all runs."""
         return cls(name, accumulations=spikes * outputs, weights=spikes * outputs, biases=outputs * runs)
 
     @classmethod
     def neurons(cls, name: str, updates: int) -> LayerOperations:
-        """Return the operations of leaky neurons, for a number of updates of one neuron."""
+        """Return the operations of a layer of leaky neurons; ``updates`` is the number of neurons times time steps."""
         return cls(name, macs=updates, potentials=2 * updates)
 
 
 @dataclass(frozen=True)
 class Operations:
-    """Operations of one cell in a network, with the words that the network stores.
+    """Operations of one cell in each layer of a network, and the size of the network in memory.
 
     Attributes
     ----------
     stored_weights, stored_potentials
-        Weights and biases of the network, and potentials of one cell, in words of 32 bits.
+        Number of weights and biases of the network, and number of potentials of one cell. Each has 32 bits.
     """
 
     layers: tuple[LayerOperations, ...]
@@ -127,7 +130,7 @@ class Operations:
     stored_potentials: int = 0
 
     def total(self, *fields: str) -> float:
-        """Return the sum of some fields over all layers."""
+        """Return the sum of the named fields over all layers."""
         return float(sum(getattr(layer, field) for layer in self.layers for field in fields))
 
     def compute_energy(self, model: EnergyModel | None = None) -> float:
@@ -144,7 +147,7 @@ class Operations:
         return energy * PICOJOULES
 
     def energy(self, model: EnergyModel | None = None) -> float:
-        """Return the energy of a cell in nJ."""
+        """Return the energy of the arithmetic and the memory accesses of a cell in nJ."""
         return self.compute_energy(model) + self.memory_energy(model)
 
     def table(self) -> pd.DataFrame:
@@ -167,11 +170,12 @@ def spiking_operations(config: SpikGPTConfig, blocks: Sequence[BlockSpikes], for
     Parameters
     ----------
     blocks
-        Spikes of each block, for one copy of a cell.
+        Number of spikes in each block, for one copy of a cell.
     form
-        ``collapsed`` is the network that SpikGPT runs: one copy with gain m, and the input of the first block once.
-        ``literal`` has the m copies of the paper, each at every time step. ``shared input`` is the least that the
-        collapsed network needs: W(x + a) = Wx + Wa in the first MLP, with Wx once and accumulations for the spikes a.
+        ``collapsed`` is the network that SpikGPT runs: one copy with gain m. The input layer of the first block runs
+        once, not at every time step. ``literal`` is the network of the paper, which runs m copies at every time step.
+        ``shared input`` is a lower bound for the collapsed network. It uses W(x + a) = Wx + Wa in the first MLP: Wx is
+        computed once, and the spikes a take accumulations.
     """
     tokens = config.copies if form == "literal" else 1
     width, hidden, updates = config.width, config.hidden_dim, config.time_steps * tokens
@@ -208,7 +212,10 @@ def spiking_operations(config: SpikGPTConfig, blocks: Sequence[BlockSpikes], for
 
 
 def dense_operations(config: SpikGPTConfig) -> Operations:
-    """Return the operations of the network of the same layers with activations (ReLU) in place of spikes, one step."""
+    """Return the operations of a network with the same layers, and activations (ReLU) in place of spikes.
+
+    Without spikes, the network runs one time step.
+    """
     width, hidden = config.width, config.hidden_dim
     layers = [LayerOperations.dense("stem", config.input_dim, width)] if config.has_stem else []
     for name in (f"blocks.{index}" for index in range(config.depth)):
@@ -249,9 +256,10 @@ def energy_table(networks: Iterable[tuple[str, Operations]], model: EnergyModel 
 
 
 def break_even_rate(config: SpikGPTConfig, form: Form = "collapsed", model: EnergyModel | None = None) -> float | None:
-    """Return the firing rate at which spikes take as much energy as activations; None if they always take more.
+    """Return the firing rate at which the network with spikes takes as much energy as one with activations (ReLU).
 
-    All neurons fire at the same rate, independently of each other.
+    All neurons are assumed to fire at the same rate, independently of each other. None if the network with spikes takes
+    more energy at every rate.
     """
     dense = dense_operations(config).energy(model)
 

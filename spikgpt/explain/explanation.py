@@ -19,13 +19,13 @@ from spikgpt.types import Rows
 
 GroupKind = Literal["label", "cluster", "cell"]
 
-# Groups and genes of each role that a printed explanation shows.
+# Largest number of groups, and of genes of each role, in a printed explanation.
 GROUPS_SHOWN, GENES_SHOWN = 30, 8
 ROLES: tuple[Role, ...] = get_args(Role)
 MINUS_LINE = "A minus sign marks genes that count by their absence."
 NOT_MEASURED = "not measured: "
 NOT_MEASURED_LINE = 'Genes after "not measured" are not in the query. Their absence says nothing about the cells.'
-# Role of a gene that Unknown cells express above every label, in a table.
+# Name in a table for the role of a gene that Unknown cells express more than every label of the reference.
 ABOVE = "above every label"
 COLUMNS = (
     *("group", "reference", "cells", "label", "label_share", "agreement", "unknown", "runner_up", "role", "gene"),
@@ -37,7 +37,7 @@ UNKNOWN_COLUMNS = ("group", "nearest", "measure", "value", "typical", "unusual",
 
 @dataclass(frozen=True)
 class ExplainedGroup:
-    """A label, a cluster or a cell.
+    """Explanation of one group of cells: the cells of a label or a cluster, or a single cell.
 
     Attributes
     ----------
@@ -48,12 +48,12 @@ class ExplainedGroup:
     unknown
         Reasons for Unknown; None for a group that kept its label.
     size
-        Number of cells of the group in the query's sample; None if all of them are explained. Known cells of an Unknown
-        cluster, and Unknown cells of any other, are not explained.
+        Number of cells of the group in the query's sample; None if all these cells are explained. In an Unknown
+        cluster, only Unknown cells are explained. In any other cluster, only known cells are explained.
     share
         Share of the cells of the group that have the explained label, or that are Unknown and nearest to this label.
     reference
-        Name of the reference that gave the label, where several references annotated the query.
+        Name of the reference that gave the label; empty if one reference annotated the query.
     """
 
     name: str
@@ -79,7 +79,7 @@ class ExplainedGroup:
         return f"{nearest}{printable(self.genes.label)}{share}"
 
     def facts(self, kind: GroupKind) -> str:
-        """Return the label of a cluster or a cell, the number of cells, and the runner-up."""
+        """Return a text with the number of cells, the label of a cluster or a cell, and the runner-up."""
         label = [] if kind == "label" else [self.label_text(kind)]
         return ", ".join([with_noun(self.cells, "cell"), *label, f"runner-up {printable(self.genes.runner_up)}"])
 
@@ -97,7 +97,7 @@ class Explanation:
     reference
         Name of the reference; several names are joined by " + ".
     gene_names
-        Symbols of the genes that the attributions are of.
+        Symbols of the genes that have attributions.
     notes
         Sentences on everything unusual.
     """
@@ -107,7 +107,7 @@ class Explanation:
     reference: str
     gene_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    # Finds the row in var of each gene of ``gene_names``, -1 for none.
+    # Returns the row in ``var`` of each gene of ``gene_names``, and -1 for a gene that ``var`` lacks.
     var_rows: Callable[[AnnData], Rows] | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
@@ -151,8 +151,8 @@ class Explanation:
         that have the label. ``agreement`` is the share of the explained cells to which the network alone gives the
         label. ``measured`` is False for genes that the query lacks. The columns ``attribution``, ``mean``,
         ``expressed``, ``label_mean``, ``runner_up_mean`` and ``absent`` are those of
-        :class:`spikgpt.explain.labels.GeneEvidence`. Genes of the role "above every label" stand above every label of
-        the reference in Unknown cells; ``runner_up`` is then the label that expresses the gene most.
+        :class:`spikgpt.explain.labels.GeneEvidence`. Unknown cells express a gene of the role "above every label" more
+        than every label of the reference. For such a gene, ``runner_up`` is the label with the highest expression.
         """
         rows = [row for group in self.groups for row in _rows(group, group.reference or self.reference)]
         table = pd.DataFrame(rows, columns=list(COLUMNS))
@@ -183,7 +183,7 @@ class Explanation:
         return table.astype({"value": float, "typical": float, "unusual": bool})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values: all figures but the attributions of genes without a role."""
+        """Return the explanation as plain JSON values, without the attributions of genes that have no role."""
         groups = []
         for group in self.groups:
             genes = asdict(group.genes) | {"cells": group.cells, "label_share": group.share}
@@ -218,7 +218,7 @@ class Explanation:
             raise DataError(msg)
         values = np.full((adata.n_vars, len(self.groups)), np.nan)
         for column, group in enumerate(self.groups):
-            # Several references read different genes, and two names may mean the same gene.
+            # Genes without an attribution are left out: two names in ``gene_names`` may mean the same row of var.
             read = has_gene & ~np.isnan(group.genes.attributions)
             values[rows[read], column] = group.genes.attributions[read]
         adata.varm[f"{key_added}_attributions"] = values
@@ -228,13 +228,13 @@ class Explanation:
 
 
 def gene_list(genes: LabelGenes, role: Role, count: int = GENES_SHOWN) -> str:
-    """Return the strongest genes of a role, first the measured ones; :func:`legend` explains the marks."""
+    """Return the strongest genes of a role as text, measured genes first; :func:`legend` explains the marks."""
     measured, lacking = _names(genes, role, count)
     return "; ".join([*filter(None, [", ".join(measured)]), *([NOT_MEASURED + ", ".join(lacking)] if lacking else [])])
 
 
 def legend(groups: Sequence[ExplainedGroup], roles: Sequence[Role] = ROLES, count: int = GENES_SHOWN) -> list[str]:
-    """Return a sentence for each mark in the lists of genes of some groups."""
+    """Return a sentence on each mark that occurs in the lists of genes of the groups."""
     shown = [gene for group in groups for role in roles for gene in group.genes.of_role(role)[:count]]
     lines = [MINUS_LINE] if any(map(_has_minus, shown)) else []
     return lines if all(gene.measured for gene in shown) else [*lines, NOT_MEASURED_LINE]
@@ -247,7 +247,7 @@ def _names(genes: LabelGenes, role: Role, count: int) -> tuple[list[str], list[s
 
 
 def _gene_cell(genes: LabelGenes, role: Role) -> Markup:
-    """Return the strongest genes of a role for HTML."""
+    """Return the strongest genes of a role as HTML, measured genes first."""
     measured, lacking = map(unbroken, _names(genes, role, GENES_SHOWN))
     return Markup("; ".join([*filter(None, [measured]), *([NOT_MEASURED + lacking] if lacking else [])]))
 
@@ -261,7 +261,7 @@ def _gene(gene: GeneEvidence) -> str:
 
 
 def _rows(group: ExplainedGroup, reference: str) -> list[tuple[Any, ...]]:
-    """Return the rows of a group in a table."""
+    """Return the rows of a group for :meth:`Explanation.table`, one for each gene."""
     genes, why = group.genes, group.unknown
     head = group.name, reference, group.cells, genes.label, group.share, genes.agreement, why is not None
     rows: list[tuple[Any, ...]] = [

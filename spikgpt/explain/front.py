@@ -1,7 +1,8 @@
 """Gene front: the part of a reference's network from log expression to the input of the classifier, with gradients.
 
-Log expression is scaled, clipped, projected onto the components, and scaled to unit length. Missing genes are imputed
-from the genes that the query has, so a gradient also passes through the imputation.
+Log expression is scaled and clipped gene by gene, then projected onto the components. The resulting vector is scaled to
+unit length. Missing genes are imputed from the genes that the query has, so a gradient also passes through the
+imputation.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class GeneFront:
     Attributes
     ----------
     mean, std
-        Scale of the query, each of shape (U,).
+        Mean and standard deviation by which the query's log expression is scaled, each of shape (U,).
     clip
         Largest absolute value of scaled expression.
     components
@@ -42,7 +43,7 @@ class GeneFront:
     missing
         Components of the genes that are imputed, shape (M, D).
     imputer
-        Imputer of these genes; None if no gene is imputed.
+        Imputer of the missing genes; None if no gene is imputed.
     profiles
         Mean scaled expression of each label of the reference, shape (L, U).
     """
@@ -57,12 +58,12 @@ class GeneFront:
 
     @classmethod
     def from_query(cls, query: FittedQuery) -> Self:
-        """Build the front of the reference of a query.
+        """Build the gene front of a query's reference.
 
         Raises
         ------
         ConfigError
-            When the reference reads no genes of its own.
+            When the reference reads an embedding instead of genes, or stores no profiles of its labels.
         """
         embedding, template = expression_embedding(query.reference, query.engine), query.template
         size, present = len(embedding.genes), template.genes_present
@@ -86,7 +87,10 @@ class GeneFront:
         return self.forward(scaled)[0]
 
     def forward(self, scaled: Floats) -> tuple[npt.NDArray[np.float64], Pullback]:
-        """Return the vectors of cells, and the function that maps gradients of vectors to those of ``scaled``."""
+        """Return the vectors of cells, shape (n, D), and a function for gradients.
+
+        The function maps gradients with respect to the vectors to gradients with respect to ``scaled``.
+        """
         rows = scaled @ self.components  # (n, D)
         pull_imputed: Pullback | None = None
         if self.imputer is not None:
@@ -135,7 +139,10 @@ def expression_embedding(reference: Reference, engine: Engine) -> PCAProjection:
 
 
 def _expected_scores(imputer: FittedImputer, scaled: Floats) -> tuple[npt.NDArray[np.float64], Pullback]:
-    """Return the scores that :meth:`FittedImputer.scores` expects, shape (n, D), and their pullback to ``scaled``."""
+    """Return the component scores of :meth:`FittedImputer.scores`, shape (n, D), and a function for gradients.
+
+    The function maps gradients with respect to the scores to gradients with respect to ``scaled``.
+    """
     size = len(imputer.posterior)
     by_gene = scaled @ imputer.by_gene  # (n, D + L)
     shared = by_gene[:, :size] @ imputer.posterior  # (n, D)

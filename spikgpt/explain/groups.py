@@ -33,9 +33,10 @@ from spikgpt.scoring.annotation import REFERENCE, Annotation
 from spikgpt.tables import by_number
 from spikgpt.types import UNKNOWN, Bools, Rows
 
-# Cells that one call explains, each by itself.
+# Largest number of cells that one call explains one by one.
 MOST_CELLS = 1000
-# Share of the explained cells with the label by the network alone below which a note names the group; named groups.
+# A note names groups in which the network alone gives the label to less than this share of the explained cells. Largest
+# number of groups that the note names.
 LEAST_AGREEMENT, NAMED = 0.5, 5
 # A cluster with at least this share of Unknown cells is explained as Unknown.
 UNKNOWN_SHARE = 0.5
@@ -54,7 +55,7 @@ def explain(
     Parameters
     ----------
     adata
-        The query, for clusters and for cells outside of the query's sample; None without the query.
+        The annotated query. Clusters, and cells outside of the query's sample, need it; otherwise None is allowed.
     cells
         Names or positions of the cells to explain one by one; None for labels or clusters.
     only
@@ -78,13 +79,13 @@ def explain(
         groups = tuple(explainer.labels() if options.cluster_key is None else explainer.clusters(options.cluster_key))
     explainer.note_low_agreement(groups)
     embedding = query.engine.embedding
-    assert isinstance(embedding, PCAProjection)  # the explainer refuses any other
+    assert isinstance(embedding, PCAProjection)  # GroupExplainer refuses other embeddings
     rows = partial(var_rows, embedding, query.genes, options)
     return Explanation(groups, kind, annotation.reference_name, query.genes, tuple(explainer.notes), rows)
 
 
 def _check_kind(options: ExplainOptions, cells: Sequence[str | int] | None) -> None:
-    """Raise ConfigError for both cells and clusters."""
+    """Raise ConfigError if the user passed both ``cells`` and ``cluster_key``."""
     if cells is not None and options.cluster_key is not None:
         msg = "cells and cluster_key were both passed; expected one of them (--cells, --cluster-key). Leave one out."
         raise ConfigError(msg)
@@ -103,7 +104,7 @@ def _rows_of(names: Any, cells: Sequence[str | int]) -> Rows:
 
 
 def checked_origin(annotation: Annotation, reference: Reference) -> Annotation:
-    """Return an annotation, or raise ConfigError if another reference or another version of it made the annotation."""
+    """Return an annotation; raise ConfigError if another reference, or another version of it, gave the labels."""
     name, version = reference.name, ""
     digests = annotation.reference_digest, reference.digest
     same = annotation.reference_name == name and ("" in digests or digests[0] == digests[1])
@@ -146,7 +147,10 @@ class GroupExplainer:
         self.chosen = None if names is None else [name for name in allowed if name in names]
 
     def labels(self) -> Iterator[ExplainedGroup]:
-        """Yield the labels of the sample, the most frequent first, then the Unknown cells by their nearest label."""
+        """Yield the explanation of each label of the sample, the most frequent first.
+
+        Unknown cells come last, in one group for each nearest label.
+        """
         sample, names = self.sample, self.explainer.names
         for unknown in (False, True) if self.unknown_chosen else (False,):
             counts = np.bincount(sample.best[sample.unknown == unknown], minlength=len(names))
@@ -163,7 +167,7 @@ class GroupExplainer:
         self._note_absent(absent)
 
     def _note_absent(self, names: list[str]) -> None:
-        """Add a note on chosen labels, or Unknown, without a cell in the sample."""
+        """Add notes on chosen labels that no cell of the sample has; Unknown counts as a label."""
         annotation, without = self.annotation, []
         labels = annotation.labels[~annotation.empty]
         for name in names:
@@ -179,7 +183,7 @@ class GroupExplainer:
             self.notes.append(f"No cell of the query got {labels_text} {', '.join(without)}.")
 
     def clusters(self, key: str) -> Iterator[ExplainedGroup]:
-        """Yield the clusters of a column of obs, each with its most frequent label or the chosen labels."""
+        """Yield the explanation of each cluster of a column of obs, with its most frequent or the chosen labels."""
         if self.adata is None:
             msg = (
                 "cluster_key names a column of obs; expected the AnnData. Call annotation.explain(adata, "
@@ -194,7 +198,7 @@ class GroupExplainer:
             yield from self._groups(name, members, unknown=unknown)
 
     def note_low_agreement(self, groups: Sequence[ExplainedGroup]) -> None:
-        """Add a note on groups whose label comes from neighbours; skipped if labels were chosen by the user."""
+        """Add a note on groups whose label the network alone gives to few cells, unless the user chose the labels."""
         chosen = self.chosen and (self.options.cluster_key is not None or any(not group.share for group in groups))
         low = [printable(group.name) for group in groups if group.genes.agreement < LEAST_AGREEMENT]
         if chosen or not low or not self.annotation.smoothed:
@@ -206,7 +210,7 @@ class GroupExplainer:
         )
 
     def cells(self, cells: Sequence[str | int]) -> Iterator[ExplainedGroup]:
-        """Yield some cells, each with its label or the chosen labels."""
+        """Yield the explanation of each named cell, with its label or with the chosen labels."""
         rows = _rows_of(self._names, cells)
         empty = self.annotation.empty[rows]
         names = self._names
@@ -219,9 +223,10 @@ class GroupExplainer:
             yield from self._groups(str(names[row]), cell, unknown=bool(cell.unknown[0]))
 
     def _groups(self, name: str, members: ScoredCells, *, unknown: bool) -> Iterator[ExplainedGroup]:
-        """Yield the explanation of the most frequent label of the known or of the Unknown cells of a group.
+        """Yield the explanations of a group: of its known cells, or of its Unknown cells if ``unknown`` is True.
 
-        If labels were chosen, each of them is explained in their place.
+        The most frequent label of these cells is explained. If the user chose labels, each chosen label is explained
+        instead.
         """
         names, decided = self.explainer.names, members.part(np.flatnonzero(members.unknown == unknown))
         counts = np.bincount(decided.best, minlength=len(names))
@@ -241,7 +246,7 @@ class GroupExplainer:
         return np.asarray(self.annotation.obs_names[:], dtype=object)
 
     def _scored(self, rows: Rows) -> ScoredCells:
-        """Return the scores of cells by their row numbers, none of them empty."""
+        """Return the scores of cells from their row numbers; no cell may be empty."""
         sampled = self.query.rows
         positions = np.minimum(np.searchsorted(sampled, rows), len(sampled) - 1)
         if (sampled[positions] == rows).all():
@@ -267,7 +272,7 @@ class GroupExplainer:
 
 
 def var_rows(embedding: PCAProjection, names: Sequence[str], options: ExplainOptions, adata: AnnData) -> Rows:
-    """Return the row in var of each of U genes of a reference, shape (U,), -1 for genes that var lacks."""
+    """Return the row in ``var`` of each of U genes of a reference, shape (U,); -1 for a gene that ``var`` lacks."""
     expression = find_expression(adata, layer=options.layer, gene_key=options.gene_key)
     genes = embedding.genes if embedding.imputer is None else embedding.genes + embedding.imputer.genes
     match = match_genes(
@@ -291,7 +296,7 @@ class ReferencePart:
     labels
         Labels of the reference, and Unknown.
     only
-        True for the cells of the reference, shape (n,).
+        True for the cells that the reference labelled, shape (n,).
     """
 
     name: str
@@ -362,10 +367,11 @@ def _parts(annotation: Annotation) -> Iterator[ReferencePart]:
 
 
 def _labels_of(part: ReferencePart, parts: Sequence[ReferencePart], chosen: Sequence[str], *, given: bool) -> list[str]:
-    """Return the chosen labels that a part explains.
+    """Return the chosen labels that are explained by the reference of a part.
 
-    Cells and clusters can be explained by any label of their reference. With ``given``, a label is explained by the
-    references that gave the label. If no cell got the label, the first reference that has the label says so.
+    Cells and clusters can be explained by any label of their reference. If ``given`` is True, a label is explained only
+    by references that gave the label to cells. If no cell got the label, the first reference that has the label adds a
+    note.
     """
     own = [label for label in chosen if label in part.labels]
     if not given:
@@ -387,7 +393,7 @@ def _sort_keys(explanation: Explanation, part: ReferencePart, rows: Rows | None)
 
 
 def _joined(explanations: Sequence[Explanation], kind: GroupKind, reference: str) -> Explanation:
-    """Return the groups of explanations by several references, with the reference of each."""
+    """Join the explanations by several references into one; each group gets the name of its reference."""
     genes = tuple(dict.fromkeys(gene for explanation in explanations for gene in explanation.gene_names))
     index = {gene: at for at, gene in enumerate(genes)}
     columns = [
@@ -404,7 +410,7 @@ def _joined(explanations: Sequence[Explanation], kind: GroupKind, reference: str
     def of_reference(group: ExplainedGroup, name: str, own: Rows) -> ExplainedGroup:
         attributions = np.full(len(genes), np.nan)
         attributions[own] = group.genes.attributions
-        # Several references may give one label, and label cells of one cluster.
+        # Two references may give the same label, or label cells of the same cluster, so the title names the reference.
         title = group.name if kind == "cell" else f"{group.name} by {name}"
         return replace(group, name=title, genes=replace(group.genes, attributions=attributions), reference=name)
 

@@ -20,14 +20,14 @@ from spikgpt.types import Bools, Floats
 
 Role = Literal["supporting", "conflicting", "missing"]
 
-# Genes of each role, and cells of each label whose attributions are averaged.
+# Largest number of genes of each role, and of cells of each label whose attributions are averaged.
 TOP, CELLS_PER_LABEL = 20, 20
 # Share of all absolute attributions below which a gene neither supports nor conflicts.
 LEAST_SHARE = 0.002
-# A marker gene of a label in the reference: natural log of the least ratio to the mean of the other labels, and the
-# number of marker genes.
+# Marker genes of a label in the reference: smallest excess of the mean log expression over the mean of the other
+# labels (a factor of 2), and largest number of marker genes.
 MARKER_RATIO, MARKERS = np.log(2.0), 30
-# A marker gene is missing in cells whose mean log expression is below this share of the label's.
+# A marker gene is missing in cells if their mean log expression is below this share of the label's mean.
 MISSING_SHARE = 0.25
 
 
@@ -38,10 +38,10 @@ class GeneEvidence:
     Attributes
     ----------
     attribution
-        Mean share of the gene in the log-odds of the label; None where the query lacks the gene.
+        Mean contribution of the gene to the log-odds of the label; None if the query lacks the gene.
     mean, expressed
-        Mean in the cells of the label, and share of these cells that express the gene; None where the query lacks the
-        gene.
+        Mean in the query's cells of the label, and share of these cells that express the gene. None if the query lacks
+        the gene.
     label_mean, runner_up_mean
         Means in the reference's cells of the label and of the runner-up.
     role
@@ -173,7 +173,10 @@ class LabelExplainer:
     def _evidence(
         self, label: int, runner_up: int, logs: sparse.csr_matrix, attributions: Floats, absent: Bools, top: int
     ) -> Iterator[GeneEvidence]:
-        """Yield the genes of each role, from the log expression of cells, shape (n, U), and arrays of shape (U,)."""
+        """Yield the genes of each role: supporting, conflicting, then missing genes.
+
+        ``logs`` has shape (n, U), and ``attributions`` and ``absent`` have shape (U,).
+        """
         means = np.asarray(logs.astype(np.float64).mean(axis=0)).ravel()
         expressed = np.diff(sparse.csc_matrix(logs).indptr) / logs.shape[0]
         genes, profiles, lost = self.query.genes, self.profiles, self._lost
@@ -210,7 +213,7 @@ class LabelExplainer:
 
     @cached_property
     def _lost(self) -> dict[str, Floats]:
-        """Mean log expression in each label, shape (L,), of the reference's genes that the query lacks."""
+        """Each gene of the reference that the query lacks, with its mean log expression in each label, shape (L,)."""
         embedding = self.query.engine.embedding
         assert isinstance(embedding, PCAProjection)
         lost = np.flatnonzero(~self.query.template.genes_present[: len(embedding.genes)])
@@ -218,17 +221,22 @@ class LabelExplainer:
 
     @cached_property
     def _profiles(self) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
-        """Genes of query or reference, and their mean log expression in the allowed labels, shape (allowed, genes)."""
+        """Shared genes and genes that the query lacks, and their mean log expression in the allowed labels.
+
+        The means have the shape (allowed labels, genes).
+        """
         allowed = self.attributor.allowed
         columns = [self.profiles[allowed], *(means[allowed][:, None] for means in self._lost.values())]
         return (*self.query.genes, *self._lost), np.concatenate(columns, axis=1)
 
     def _markers(self, label: int) -> list[tuple[str, int | None]]:
-        """Return the marker genes of a label in the reference, the best first, each with its column if there is one."""
+        """Return the marker genes of a label in the reference, the best first, each with its column in the query.
+
+        The column is None for a gene that the query lacks.
+        """
         names, means = self._profiles
         own = self.attributor.allowed == label
         ratio = means[own][0] - means[~own].mean(axis=0)  # (genes,)
-        # Genes with the highest log ratio to the mean of the other labels.
         order = np.argsort(-ratio, kind="stable")[:MARKERS]
         size = len(self.query.genes)
         return [(names[gene], int(gene) if gene < size else None) for gene in order if ratio[gene] >= MARKER_RATIO]

@@ -1,8 +1,12 @@
 """Gradients of the spiking classifier in NumPy, with the surrogate derivative of a spike that its training used.
 
 A spike is a step function of the membrane potential, whose derivative is 0 or undefined. Training replaces it by the
-derivative of a smooth function. The same derivative serves here. The reset of a potential is left out of the gradient,
-as in training.
+derivative of a smooth function. The gradients of this module use the same derivative. The reset of a potential is left
+out of the gradient, as in training.
+
+In the shapes T is the number of time steps, B of cells, N of neurons, F of hidden neurons, H of heads, and L of labels.
+D is the width, and E = D / H. Methods return an output together with its pullback: the function that maps the gradient
+of the output to the gradient of the input.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ class DifferentiableClassifier(NumpyClassifier):
         super().__init__(config, weights, np.float64)
 
     def forward(self, vectors: Floats) -> tuple[npt.NDArray[np.float64], Pullback]:
-        """Return the logits of cells, (B, input_dim) to (B, L), and the pullback from logits to ``vectors``."""
+        """Return the logits of cells, shape (B, L), from vectors, shape (B, input_dim), and their pullback."""
         config = self.config
         pulls: list[Pullback] = []
         x: Floats = np.asarray(vectors, dtype=np.float64)
@@ -48,7 +52,7 @@ class DifferentiableClassifier(NumpyClassifier):
         return np.asarray(self._linear("head", x.mean(axis=0))), pull
 
     def _block(self, name: str, x: Floats) -> tuple[npt.NDArray[np.float64], Pullback]:
-        """Return the output of a block, (T or 1, B, D) to (T, B, D), and its pullback."""
+        """Return the output of a block, shape (T, B, D), for input ``x``, shape (T or 1, B, D), and its pullback."""
         residual = self.config.residual
         attended, pull_attention = self._attention(f"{name}.attention.query_key_value", x)
         middle = x + attended if residual else attended  # (T, B, D)
@@ -68,7 +72,7 @@ class DifferentiableClassifier(NumpyClassifier):
         return np.asarray(middle + output if residual else output), pull
 
     def _attention(self, name: str, x: Floats) -> tuple[npt.NDArray[np.float64], Pullback]:
-        """Return the spikes of the attention, (T or 1, B, D) to (T, B, D), and its pullback to ``x``."""
+        """Return the spikes of the attention, shape (T, B, D), for ``x``, shape (T or 1, B, D), and their pullback."""
         config = self.config
         spikes, pull_spikes = self._spikes(self._linear(name, x))  # (T, B, 3D)
         steps, cells = spikes.shape[:2]
@@ -89,7 +93,7 @@ class DifferentiableClassifier(NumpyClassifier):
         return output, pull
 
     def _spikes(self, currents: Floats) -> tuple[npt.NDArray[np.float64], Pullback]:
-        """Return the spikes of neurons, (T or 1, B, N) to (T, B, N), and the pullback to ``currents``."""
+        """Return the spikes of neurons, shape (T, B, N), for currents, shape (T or 1, B, N), and their pullback."""
         config = self.config
         shape = config.time_steps, *currents.shape[1:]
         spikes, charged = np.empty(shape), np.empty(shape)
@@ -114,7 +118,7 @@ class DifferentiableClassifier(NumpyClassifier):
         return spikes, pull
 
     def _surrogate(self, above: Floats) -> npt.NDArray[np.float64]:
-        """Return the surrogate derivative of spikes from potentials above the threshold."""
+        """Return the surrogate derivative of spikes from ``above``, the potentials minus the threshold."""
         alpha = self.config.surrogate_alpha
         if self.config.surrogate == "sigmoid":
             fired = 1 / (1 + np.exp(-alpha * above))

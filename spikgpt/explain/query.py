@@ -1,4 +1,4 @@
-"""Fitted query: everything that an explanation or a report needs of a query and its reference."""
+"""Fitted query: the data on a query and its reference that explanations and reports need."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FittedQuery:
         Model of the query. ``model.smoother`` has the rows of the sample in the query, the coordinates of its cells and
         their neighbours. ``model.scores`` has the probabilities of the sample before calibration.
     template
-        Cells of the query without a row, for the genes that the query has.
+        Cells of the query, with no rows left. The template tells which genes of the reference the query has.
     """
 
     reference: Reference
@@ -42,19 +42,20 @@ class FittedQuery:
 
     @cached_property
     def genes(self) -> tuple[str, ...]:
-        """Symbols of the G genes that query and reference share; empty without expression."""
+        """Symbols of the G genes that query and reference share; empty if the reference reads no genes."""
         return self.engine.embedding.gene_names(self.template) or ()
 
     @property
     def logs(self) -> sparse.csr_matrix | None:
-        """Log expression of the sample in these genes, shape (k, G); None without expression."""
+        """Log expression of the sample in the shared genes, shape (k, G); None if the reference reads no genes."""
         return None if self.model.scorer is None else self.model.scorer.logs
 
     @property
     def cells(self) -> AlignedCells:
-        """Cells of the sample as the embedding reads them, with values that have the log expression :attr:`logs`.
+        """Cells of the sample as input for the embedding.
 
-        The total of each cell is the total to which the embedding normalises.
+        Their values are computed back from the log expression, :attr:`logs`. The total of each cell is the total to
+        which the embedding normalises.
         """
         embedding = self.engine.embedding
         assert self.logs is not None
@@ -67,6 +68,6 @@ class FittedQuery:
 
 
 def fitted_queries(annotation: Annotation) -> dict[str, FittedQuery]:
-    """Return the fitted query of each reference by the name of the reference; shards have none."""
+    """Return the fitted query of each reference, by the name of the reference; empty for an annotation of shards."""
     queries = annotation.queries.items() or [(annotation.reference_name, annotation.query)]
     return {name: query for name, query in queries if isinstance(query, FittedQuery)}

@@ -1,4 +1,4 @@
-"""Scored cells: expression, neighbours and scores of cells of a query, in its sample or read for an explanation."""
+"""Scored cells: expression, neighbours and scores of cells of a query, for explanations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ScoredCells:
     neighbours
         Positions of the nearest cells in the sample, shape (n, 14); (n, 0) without smoothing.
     scores
-        Scores, with calibrated probabilities.
+        Scores of the cells, among them the calibrated probabilities.
     best, unknown
         Index of the most probable label, and True for Unknown cells, each of shape (n,).
     """
@@ -52,7 +52,11 @@ class ScoredCells:
 
     @classmethod
     def from_cells(cls, query: FittedQuery, cells: AlignedCells, rows: Rows, batches: Integers) -> Self:
-        """Score n cells of the query, none of them empty, by their row numbers and the index of their batch, (n,)."""
+        """Score n cells of the query that are not empty.
+
+        ``rows`` are the row numbers of the cells in the query, and ``batches`` the indices of their batches, each of
+        shape (n,).
+        """
         model, embedding = query.model, query.engine.embedding
         output, logs = query.engine.run(cells, model.scale), embedding.logs(cells)
         assert logs is not None
@@ -73,8 +77,8 @@ class ScoredCells:
         neighbours: Rows,
         scores: CellScores,
     ) -> Self:
-        """Return cells with calibrated probabilities, labels, and the decision on Unknown."""
-        assert query.model.rule is not None  # set for every annotation
+        """Return the cells with calibrated probabilities, labels, and the decision which cells are Unknown."""
+        assert query.model.rule is not None  # every annotation has a rule
         probabilities = query.model.calibrated(query.reference.thresholds, scores.probabilities)
         scores = replace(scores, probabilities=probabilities)
         unknown = query.model.rule.is_unknown(scores)

@@ -1,6 +1,6 @@
 """Spikes of cells in the network of a reference: firing rates, spike rasters, operations and modelled energy.
 
-The spikes are those of the NumPy engine in float64, on the vectors that the engine of the reference gives.
+The NumPy engine computes the spikes in float64, from the vectors that the engine of the reference computes.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class SpikeRaster:
     cell, label
         Name of the cell, and its label by the network alone.
     layers
-        Spikes of each layer by name, True or False, shape (neurons, T).
+        For each layer by name: True where a neuron fires at a time step, shape (neurons, T).
     heads
-        Number of attention heads, to which the neurons of all layers but the hidden ones belong in equal blocks.
+        Number of attention heads. In all layers but the hidden layers, the neurons of one head are one block of rows.
     """
 
     cell: str
@@ -68,12 +68,12 @@ class SpikeActivity:
     cells, labels
         Names of the cells, and their labels by the network alone, before smoothing and rejection, each of shape (n,).
     rates
-        Table of firing rates, the share of neurons that fire at one time step, as mean over cells. Each row is a layer,
-        a head (0 for hidden neurons, which belong to no head) and a time step, from 1.
+        Table of firing rates: the share of neurons that fire at one time step, averaged over cells. Each row is one
+        layer, one head and one time step, counted from 1. Hidden neurons belong to no head; their head is 0.
     cell_rates
         Table of the firing rates of each cell in each layer.
     blocks
-        Spikes of each block of the network, as mean over cells.
+        Number of spikes in each block of the network, averaged over cells.
     """
 
     reference_name: str
@@ -129,8 +129,8 @@ class SpikeActivity:
         """Return operations and modelled energy of one cell, with spikes, without spikes and by a linear classifier.
 
         Energies are in nJ, by :class:`spikgpt.explain.energy.EnergyModel`. The first three rows are the network with
-        the m copies of the paper, the network that SpikGPT runs, and the least that this network needs. The other rows
-        are the network with activations in place of spikes, and logistic regression on the same vectors.
+        the m copies of the paper, the network that SpikGPT runs, and a lower bound for the latter. The other rows are
+        the network with activations in place of spikes, and logistic regression on the same vectors.
         """
         config = self.config
         networks = [
@@ -143,7 +143,7 @@ class SpikeActivity:
         return energy_table(networks)
 
     def sentences(self) -> list[str]:
-        """Return sentences on the firing rate, and on the energy beside a network without spikes."""
+        """Return sentences on the firing rate, and on the energy compared with a network without spikes."""
         config, energies = self.config, self.energy()["energy, nJ"]
         ratio = float(energies["spikes, as run"] / energies["activations"])
         compared = f"{ratio:.2f} times as much modelled energy as the same network without spikes"
@@ -199,12 +199,12 @@ class SpikeActivity:
 
 
 class _SpikeCounts:
-    """Sums of the spikes of n cells, which are added in batches."""
+    """Number of spikes of n cells, summed over batches of cells."""
 
     def __init__(self, config: SpikGPTConfig, cells: int) -> None:
         self.config, self.n_cells = config, cells
         steps, heads = config.time_steps, config.heads
-        # Spikes of each head and step; hidden neurons have one head.
+        # Number of spikes at each time step and head, shape (T, heads); hidden neurons count as one head.
         self.sums = {
             (block, part): np.zeros((steps, 1 if part == HIDDEN else heads))
             for block in range(config.depth)
@@ -214,7 +214,7 @@ class _SpikeCounts:
         self.coincidences = np.zeros(config.depth)
 
     def recorder(self, rows: slice) -> Any:
-        """Return a function that adds the spikes of the cells of some rows."""
+        """Return a function that adds the spikes of the cells in ``rows`` to the sums."""
 
         def on_spikes(layer: str, spikes: Floats) -> None:
             block, parts = _parts(self.config, layer, spikes)
@@ -257,7 +257,7 @@ class _SpikeCounts:
         return pd.DataFrame(columns, index=pd.Index(names, name="cell"))
 
     def blocks(self) -> tuple[BlockSpikes, ...]:
-        """Return the spikes of each block, as mean over cells."""
+        """Return the number of spikes in each block, averaged over cells."""
         cells = max(self.n_cells, 1)
         return tuple(
             BlockSpikes(
@@ -271,20 +271,20 @@ class _SpikeCounts:
 def record_spikes(
     reference: Reference, engine: Engine, adata: AnnData, cells: Any, options: AnnotateOptions
 ) -> SpikeActivity:
-    """Return the spikes of cells of a query, scaled as for their labels.
+    """Return the spikes of cells of a query, with genes scaled as for an annotation.
 
     Parameters
     ----------
     cells
-        Names, row numbers or True and False for each cell; None for the sample of at most 20,000 cells that the query
-        is scaled by.
+        Names of cells, row numbers, or True and False for each cell. None for the query's sample of at most 20,000
+        cells.
 
     Raises
     ------
     DataError
         When the cells cannot be read, or all chosen cells are empty.
     ConfigError
-        When there are no such cells.
+        When ``cells`` names no cell, or a cell that does not exist.
     """
     chosen = None if cells is None else cell_rows(adata.obs_names, cells)
     if chosen is not None and not len(chosen):
@@ -318,14 +318,14 @@ def record_spikes(
 
 
 def _read(cache: CellCache, chosen: Rows) -> Iterator[tuple[Rows, AlignedCells]]:
-    """Yield the row numbers, and the cells, of the chosen cells that are not empty, in the order of the query."""
+    """Yield row numbers and values of the chosen cells that are not empty, chunk by chunk, in the query's order."""
     for rows, chunk in cache.chunks():
         kept = np.isin(rows, chosen) & ~chunk.empty
         yield rows[kept], chunk.part(kept)
 
 
 def _parts(config: SpikGPTConfig, layer: str, spikes: Floats) -> tuple[int, dict[str, npt.NDArray[Any]]]:
-    """Return the index of the block of a layer, and its spikes by part and head, each of shape (T, B, H, neurons)."""
+    """Return the index of a layer's block, and the spikes of each part of the layer, shape (T, B, heads, neurons)."""
     block, name = layer.removeprefix("blocks.").split(".", 1)
     cells = spikes.shape[:2]
     if name == "mlp.hidden_neurons":

@@ -1,4 +1,4 @@
-"""Reasons for Unknown: the measures that set cells apart from those that kept the label, and unexpected genes."""
+"""Reasons for Unknown: measures in which the cells differ from cells that kept the label, and unexpected genes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from spikgpt.explain.query import FittedQuery
 from spikgpt.explain.scored import ScoredCells
 from spikgpt.types import Floats, Integers, Rows
 
-# Least number of cells of the same label for a comparison; else all cells that kept a label are compared.
+# Smallest number of cells that kept the label for a comparison with these cells alone. With fewer cells, all cells that
+# kept a label are compared.
 CELLS_TO_COMPARE = 10
-# Share of the compared cells that a usual value exceeds.
+# A value is unusual if at most this share of the compared cells is less like the reference.
 UNUSUAL = 0.05
-# Genes that are named, and their least expression above every label, in standard errors.
+# Largest number of named genes, and their smallest excess over every label, in standard errors.
 GENES, LEAST_EXCESS = 10, 1.0
 LEAST_CELLS = CONSTANTS.label_match.least_cells
 # Measures, their meaning, and True where a high value speaks for Unknown.
@@ -34,19 +35,20 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of Unknown cells, beside cells of the query that kept their label.
+    """A measure of Unknown cells, compared with cells of the query that kept their label.
 
     The label match is a measure of a label, so it is compared with other labels of the query.
 
     Attributes
     ----------
     value, typical
-        Median in the Unknown cells, and in the compared cells or labels; None without any.
+        Median over the Unknown cells, and median over the compared cells or labels. ``typical`` is None if there are
+        no cells to compare.
     unusual
-        True if the value is less like the reference than in 95% of the compared cells, or beyond a cut-off. For the
-        label match: True if the value is lower than that of every compared label.
+        True if the value is less like the reference than in 95% of the compared cells. For the label match: True if the
+        value is lower than that of every compared label. Without compared cells: True for an OOD score above 0.
     compared_with
-        The compared cells or labels in words; empty without any.
+        Description of the compared cells or labels; empty if there are none.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class GeneAbove:
-    """A gene that stands above every label of the reference.
+    """A gene that Unknown cells express more than every label of the reference.
 
     Attributes
     ----------
@@ -68,7 +70,7 @@ class GeneAbove:
     highest_label, highest_mean
         Label with the highest mean log expression in the reference, and this mean.
     excess
-        Expression above this label without the batch effect, in standard errors.
+        Mean expression minus that of this label, after the batch effect is subtracted, in standard errors.
     """
 
     gene: str
@@ -85,17 +87,17 @@ class WhyUnknown:
     Attributes
     ----------
     nearest
-        Label that the cells would have without the rule.
+        Label that the cells would have without the rule for Unknown.
     cells
         Number of Unknown cells.
     rule
-        Rule that decided.
+        Rule for Unknown that rejected the cells.
     compared_with
-        Cells of the query that the measures of cells are compared with; empty if no cell kept its label.
+        Description of the cells with which the measures are compared; empty if no cell kept its label.
     measures
         Measures, in the order of :data:`MEASURES`.
     genes
-        Genes that stand above every label, the strongest first.
+        Genes that the cells express more than every label of the reference, the largest excess first.
     """
 
     nearest: str
@@ -142,7 +144,7 @@ class UnknownExplainer:
         return _values(self.query, self.sample)
 
     def explain(self, cells: ScoredCells) -> WhyUnknown:
-        """Return the reasons why at least one cell is Unknown; the most frequent label is the nearest one."""
+        """Return the reasons why cells are Unknown; their most frequent best label counts as the nearest label."""
         model, names, sample = self.query.model, self.query.reference.labels.names, self.sample
         assert model.rule is not None
         nearest = int(np.bincount(cells.best).argmax())
@@ -189,7 +191,7 @@ def _values(query: FittedQuery, cells: ScoredCells) -> dict[str, Floats]:
 
 
 def _compared(name: str, own: Floats, compared: Floats, compared_with: str) -> Measure:
-    """Return a measure of Unknown cells, shape (n,), beside other cells, shape (m,)."""
+    """Compare a measure of Unknown cells, shape (n,), with the same measure of other cells, shape (m,)."""
     meaning, high = MEASURES[name]
     value = float(np.median(own))
     if not len(compared):
@@ -200,7 +202,10 @@ def _compared(name: str, own: Floats, compared: Floats, compared_with: str) -> M
 
 
 def _label_match(query: FittedQuery, cells: ScoredCells, label: int) -> Measure | None:
-    """Return the match of a label in the batch of cells, compared with other labels; None for too few cells."""
+    """Compare the match of a label with that of other labels, in the batch of most of the cells.
+
+    None if the label, or every other label, has fewer than 10 cells in the batch.
+    """
     match = query.model.match
     if match is None:
         return None
@@ -218,7 +223,7 @@ def _label_match(query: FittedQuery, cells: ScoredCells, label: int) -> Measure 
 
 
 def _genes_above(query: FittedQuery, cells: ScoredCells) -> tuple[GeneAbove, ...]:
-    """Return the genes that stand above every label in cells, the strongest first."""
+    """Return the genes that the cells express more than every label of the reference, the largest excess first."""
     scorer = query.model.scorer
     assert scorer is not None
     assert scorer.profiles is not None

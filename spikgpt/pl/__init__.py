@@ -1,4 +1,4 @@
-"""Pictures of annotations, in the manner of scanpy: each function draws on an Axes, and returns it."""
+"""Pictures of annotations, as in scanpy: each function draws on an Axes of matplotlib, and returns the Axes."""
 
 from spikgpt.pl.dots import genes
 from spikgpt.pl.maps import umap

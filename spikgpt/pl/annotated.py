@@ -18,9 +18,9 @@ from spikgpt.types import UNKNOWN
 
 # Name and colour of cells without a value.
 MISSING, MISSING_COLOR = "no value", "#e4e4e4"
-# Columns that an error names.
+# Largest number of columns that an error message names.
 NAMED = 12
-# Letters of a map's name that is an abbreviation, such as UMAP.
+# Names of maps with at most this many letters are written in capitals, such as UMAP.
 SHORT_NAME = 5
 
 
@@ -31,13 +31,15 @@ class AnnotatedCells:
     Attributes
     ----------
     obs
-        Columns of the cells.
+        Table of the cells, with the columns of the annotation.
     facts
         Facts on the annotation, as in ``uns``.
     key
-        Prefix of the names of the annotation.
+        Prefix of the names of the annotation's columns.
     known_colors
-        Colours of labels that are fixed.
+        Colour of each label by name, the same in all pictures.
+    adata
+        The annotated AnnData; None for an Annotation.
     """
 
     obs: pd.DataFrame
@@ -53,7 +55,7 @@ class AnnotatedCells:
         Raises
         ------
         ConfigError
-            When the object is neither, or the AnnData has no annotation under this key.
+            When the object is neither an AnnData nor an Annotation, or the AnnData has no annotation under this key.
         """
         if isinstance(annotated, Annotation):
             every = dict.fromkeys((*annotated.label_names, *annotated.broad_names))
@@ -70,7 +72,7 @@ class AnnotatedCells:
                 "or name the key_added of the annotation: key='NAME'."
             )
             raise ConfigError(msg)
-        # Joined objects lose their uns. The labels that occur then stand for those of the reference.
+        # anndata.concat drops uns. The labels that occur are then used in place of the labels of the reference.
         facts = facts if isinstance(facts, Mapping) else {}
         present = pd.Categorical(annotated.obs[column].astype(object)).categories
         stated = facts.get("labels", [name for name in present if name != UNKNOWN])
@@ -80,17 +82,20 @@ class AnnotatedCells:
         if broad is not None and stored is not None and isinstance(broad.dtype, pd.CategoricalDtype):
             categories = map(str, broad.cat.categories)
             if len(broad.cat.categories) == len(stored):
-                # Labels come first, in the order of the reference.
+                # Labels of the reference come first, in their order there, and keep their colours.
                 known |= dict(zip(categories, map(str, stored), strict=True)) | known
         return cls(annotated.obs, facts, key, known | {UNKNOWN: UNKNOWN_COLOR}, annotated)
 
     def column(self, column: Any, argument: str) -> pd.Series:
-        """Return a column of obs, a column of the annotation by its name without the prefix, or values of all cells.
+        """Return a column of the cells.
+
+        ``column`` is the name of a column of obs, with or without the prefix of the annotation, or a list with one
+        value for each cell.
 
         Raises
         ------
         ConfigError
-            When there is no such column, or the values are not one for each cell.
+            When there is no column of this name, or the number of values differs from the number of cells.
         """
         if isinstance(column, str):
             for name in (column, f"{self.key}_{column}"):
@@ -105,10 +110,10 @@ class AnnotatedCells:
         return pd.Series(np.asarray(column), index=self.obs.index)
 
     def texts(self, column: Any, argument: str) -> Any:
-        """Return a column as categories of texts; cells without a value get a name of their own."""
+        """Return a column as categories that are texts; cells without a value get the category "no value"."""
         values = self.column(column, argument)
         if isinstance(values.dtype, pd.CategoricalDtype) and values.cat.categories.is_unique:
-            # As names of categories alone, the texts of a million cells take no time.
+            # Only the names of the categories are converted to text, which is fast for a million cells.
             names = [*map(str, values.cat.categories), MISSING]
             if len(set(names)) == len(names):
                 return pd.Categorical.from_codes(
@@ -118,7 +123,7 @@ class AnnotatedCells:
         return pd.Categorical(texts)
 
     def ordered(self, texts: Any) -> list[str]:
-        """Return the categories of a column: labels in the order of the reference, then others, then Unknown."""
+        """Return the categories of a column in order: labels as in the reference, other names, Unknown, "no value"."""
         ranks = {name: rank for rank, name in enumerate(self.known_colors)}
         last = {UNKNOWN: 1, MISSING: 2}
         return sorted(
@@ -132,7 +137,7 @@ class AnnotatedCells:
         uncoloured = [name for name in names if name not in colors]
         used = set(colors.values())
         free = [color for color in palette(len(used) + len(uncoloured)) if color not in used]
-        # More names than colours: they are repeated.
+        # If there are more names than colours, colours are repeated.
         free = free or list(palette(len(uncoloured) or 1))
         return {name: colors.get(name) or free[uncoloured.index(name) % len(free)] for name in names}
 
@@ -142,9 +147,9 @@ class AnnotatedCells:
         Raises
         ------
         ConfigError
-            When there are no such coordinates.
+            When obsm has no coordinates of this name, or their shape does not fit the cells.
         DataError
-            When a coordinate is not finite.
+            When a coordinate is NaN or infinite.
         """
         if isinstance(basis, str):
             keys = [name for name in (basis, f"X_{basis}") if self.adata is not None and name in self.adata.obsm]

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from matplotlib.legend import Legend
 
 FORMATS = (".png", ".pdf", ".svg")
-# Dots per inch of a file.
+# Dots per inch of a saved picture.
 DPI = 150
-# Size of the letters of legends in points, and inches that one letter, one row and the mark of a row need.
+# Font size of legends in points. Space in inches for one letter, one row, and the coloured mark of a row.
 FONT, LETTER, ROW, MARK = 8, 0.068, 0.155, 0.45
-# Rows of a column of a legend, and letters of a name where the legend has several columns.
+# Largest number of rows in a column of a legend. Largest number of letters of a name in a legend of several columns.
 LEGEND_ROWS, SHORT = 30, 36
 
 
 def new_axes(width: float, height: float, *, panels: int = 1) -> list[Axes]:
-    """Return the panels of a new figure, beside each other, each of a size in inches."""
+    """Make a figure with panels side by side, each ``width`` by ``height`` inches, and return the Axes of all."""
     with needs("matplotlib"):
         import matplotlib.pyplot as plt
     figure, axes = plt.subplots(1, panels, figsize=(width * panels, height), layout="constrained", squeeze=False)
@@ -36,7 +36,7 @@ def new_axes(width: float, height: float, *, panels: int = 1) -> list[Axes]:
 
 
 def check_axes(ax: Any) -> None:
-    """Refuse objects that are not Axes."""
+    """Raise ConfigError unless ``ax`` is an Axes of matplotlib, or None."""
     if ax is None:
         return
     with needs("matplotlib"):
@@ -47,7 +47,7 @@ def check_axes(ax: Any) -> None:
 
 
 def check_save(save: str | Path | None) -> None:
-    """Refuse a file that could not be written, before the picture is drawn."""
+    """Raise ConfigError if the file ``save`` could not be written; called before the picture is drawn."""
     if save is None:
         return
     if not isinstance(save, str | Path) or Path(save).suffix.lower() not in FORMATS:
@@ -57,7 +57,7 @@ def check_save(save: str | Path | None) -> None:
 
 
 def finish(ax: Axes, *, own: bool, show: bool | None, save: str | Path | None) -> None:
-    """Write the figure to a file, and show it, as the caller asks for.
+    """Write the figure to the file ``save``, if one is named, and show the figure if ``show`` is True.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def finish(ax: Axes, *, own: bool, show: bool | None, save: str | Path | None) -
     if save is not None:
         path = Path(save)
         with warnings.catch_warnings(), replacing(path) as temporary:
-            # Characters that the font lacks are drawn as boxes.
+            # Characters that the font lacks are drawn as boxes, without a warning.
             warnings.filterwarnings("ignore", "Glyph .* missing from")
             kind = path.suffix.lower().removeprefix(".")
             figure.savefig(temporary, format=kind, dpi=DPI, bbox_inches="tight")
@@ -84,7 +84,7 @@ def finish(ax: Axes, *, own: bool, show: bool | None, save: str | Path | None) -
 
 
 def figure_of(ax: Axes) -> Figure:
-    """Return the whole figure that axes belong to."""
+    """Return the figure that contains the axes; for axes in a subfigure, the whole figure."""
     figure: Any = ax.figure
     while figure.figure is not figure and figure.figure is not None:
         figure = figure.figure
@@ -92,7 +92,7 @@ def figure_of(ax: Axes) -> Figure:
 
 
 def shown(name: object, longest: int = LONGEST) -> str:
-    """Return a name that matplotlib can draw, of at most a number of letters."""
+    """Return a name as text that matplotlib can draw, cut to at most ``longest`` letters."""
     text = printable(str(name)) or '""'
     text = plain(text if len(text) <= longest else f"{text[: longest - 3]}...")
     # A legend leaves out names that start with an underscore.
@@ -100,7 +100,7 @@ def shown(name: object, longest: int = LONGEST) -> str:
 
 
 def legend_size(names: Sequence[str], rows: int = LEGEND_ROWS) -> tuple[int, int, float]:
-    """Return the number of columns of a legend, the letters of a name at most, and the width in inches."""
+    """Return the number of columns of a legend, the largest number of letters of a name, and the width in inches."""
     columns = max(1, math.ceil(len(names) / rows))
     longest = LONGEST if columns == 1 else SHORT
     letters = min(longest, max((len(printable(str(name))) for name in names), default=0))

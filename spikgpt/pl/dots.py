@@ -18,11 +18,11 @@ from spikgpt.types import Floats
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Genes of each label, and genes in the whole picture at most.
+# Default number of genes of each label, and largest number of genes in a picture.
 N_GENES, MOST = 4, 300
-# Area of the largest dot in square points, and inches of a gene and of a label.
+# Area of the largest dot in square points. Width of a gene's column and height of a label's row in inches.
 LARGEST, GENE, LABEL = 90.0, 0.21, 0.26
-# Shares of expressing cells in the legend.
+# Shares of expressing cells for which the legend shows a dot.
 SHARES = (0.25, 0.5, 1.0)
 
 
@@ -40,8 +40,8 @@ def genes(
     The area of a dot is the share of the label's cells that express the gene. The colour is the attribution, as a share
     of the largest attribution of the label: orange genes support the label, and purple genes conflict with it. A ring
     marks a gene that supports a label by its absence. A cross marks a missing gene: the cells do not express a marker
-    of their label. Each label has its strongest supporting genes; a dot of another label shows that the gene is among
-    the genes of that label too.
+    of their label. The columns are the strongest supporting genes of each label. A dot in the row of another label
+    shows that the gene is also among the genes of that label.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def genes(
     n_genes
         Number of supporting genes of each label.
     title
-        Title; None for none.
+        Title; None for no title.
     ax, show, save
         As for :func:`spikgpt.pl.umap`.
 
@@ -96,7 +96,7 @@ def genes(
 
 
 def _dots(explained: list[LabelGenes], names: list[str]) -> pd.DataFrame:
-    """Return the dots: row, column, share of expressing cells, relative attribution, and kind of the gene."""
+    """Return one row per dot: position, share of expressing cells, relative attribution, and kind of the gene."""
     columns, dots = {name: column for column, name in enumerate(names)}, []
     for row, label in enumerate(explained):
         largest = max((abs(gene.attribution or 0.0) for gene in label.genes), default=0.0) or 1.0

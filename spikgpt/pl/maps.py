@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LegendPlace = Literal["auto", "on data", "numbers", "right", "none"]
-# With "auto": largest number of names on the map, and of letters of a name.
+# legend="auto" writes names on the map if there are at most 30 names, each of at most 28 letters.
 MOST_NAMES, LONGEST_NAME = 30, 28
-# Inches of a side of the map. A name is at most this share of the map away from its cells.
+# Side of the map in inches. Largest distance of a name from its cells, as a share of the side.
 SIDE, FARTHEST = 5.2, 0.25
-# Area of all points together, in square points; area of a point at most and at least.
+# Total area of the dots of all cells, and largest and smallest area of one dot, in square points.
 POINTS, LARGEST, SMALLEST = 30_000, 24.0, 0.5
-# Labels with less than this share of the cells lie above the others.
+# Labels with less than this share of the cells are drawn above the other labels.
 RARE = 0.01
-# Pixels from a name to its cells above which a line joins them.
+# Distance in pixels from a name to its cells above which a line joins the name and the cells.
 FAR = 14.0
 
 
@@ -65,9 +65,9 @@ def umap(
         Name in ``obsm``, such as ``X_umap``; or coordinates, shape (n, 2), which an Annotation needs.
     legend
         ``on data`` writes names on the map, ``numbers`` writes numbers on the map and names beside it, ``right`` writes
-        names beside the map, and ``none`` writes no names. ``auto`` chooses between the first two.
+        names beside the map, and ``none`` writes no names. ``auto`` chooses ``on data`` or ``numbers``.
     size
-        Area of a point, in square points. None for an area that depends on the number of cells.
+        Area of the dot of a cell, in square points. None for an area that depends on the number of cells.
     title
         Title; None for the name of the column.
     ax
@@ -75,7 +75,7 @@ def umap(
     show
         Show the figure at once. None leaves this to the notebook.
     save
-        File to write: png, pdf or svg. A new figure is closed then, unless ``show`` is True.
+        File to write: png, pdf or svg. After writing, a new figure is closed unless ``show`` is True.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def umap(
 
 
 def _by_number(points: Floats, values: Floats, area: float, ax: Axes | None) -> Axes:
-    """Draw cells in the colours of numbers, with a colour bar; the largest numbers lie above the others."""
+    """Colour the cells of a map by a number, with a colour bar; draw cells with larger numbers on top."""
     axes = ax or new_axes(SIDE + 1.2, SIDE)[0]
     missing = ~np.isfinite(values)
     if missing.any():
@@ -125,7 +125,7 @@ def _by_number(points: Floats, values: Floats, area: float, ax: Axes | None) -> 
 def _by_name(
     cells: AnnotatedCells, points: Floats, color: Any, area: float, legend: LegendPlace, ax: Axes | None
 ) -> Axes:
-    """Draw cells in the colours of names."""
+    """Colour the cells of a map by the names in a column, and write the names as ``legend`` says."""
     texts = cells.texts(color, "color")
     names = cells.ordered(texts)
     colors = cells.colors(names)
@@ -143,7 +143,7 @@ def _by_name(
         explained = add_legend(axes, beside, [colors[name] for name in beside]) if beside else None
         if _write(axes, [shown(name) for name in on_map], anchors):
             return axes
-        # Not every name has room on the map. A legend needs a wider figure.
+        # Not every name has room on the map: numbers replace the names. Their legend needs a wider figure.
         legend = "numbers"
         if explained is not None:
             explained.remove()
@@ -158,10 +158,10 @@ def _by_name(
 
 
 def _scatter(axes: Axes, points: Floats, codes: Integers, colors: Sequence[str], labels: int, area: float) -> None:
-    """Draw the cells in random order, so that no label hides the others, between Unknown cells and rare labels.
+    """Draw the cells of a map: first Unknown cells, then most labels in random order, then rare labels on top.
 
-    ``codes``, shape (n,), is the index of the colour of each cell. Colours from ``labels`` on are those of Unknown
-    cells.
+    The random order keeps one label from hiding the others. ``codes``, shape (n,), is the index of the colour of each
+    cell. Indices from ``labels`` on are colours of cells that are Unknown or have no value.
     """
     from matplotlib.colors import to_rgba_array
 
@@ -182,7 +182,11 @@ def _anchors(points: Floats, codes: Integers, labels: int) -> Floats:
 
 
 def _write(axes: Axes, texts: Sequence[str], anchors: Floats, *, partly: bool = False) -> bool:
-    """Write texts near their anchors, and return True; without room for all texts, write none, unless ``partly``."""
+    """Write texts near their anchors on the map, and return True.
+
+    If there is no room for all texts, write no text and return False. If ``partly`` is True, write the texts that have
+    room.
+    """
     from matplotlib.patheffects import withStroke
 
     if not texts:
@@ -210,7 +214,7 @@ def _write(axes: Axes, texts: Sequence[str], anchors: Floats, *, partly: bool = 
             text.remove()
             continue
         text.set_position(tuple(position))
-        # Distance from the box of the text to its cells.
+        # Distance from the box of the text to the anchor, the median position of the cells.
         gap = np.linalg.norm(np.maximum(np.abs(centre - pixel) - extent / 2, 0))
         if gap > FAR:
             axes.plot(*zip(position, anchor, strict=True), color="#606060", linewidth=0.6, zorder=4)

@@ -9,7 +9,7 @@ from spikgpt.types import Floats
 
 # Number of directions of the search around a point, and step of the search as a share of the height of a text.
 DIRECTIONS, STEP = 24, 0.6
-# Pixels between two texts.
+# Smallest distance between two texts in pixels.
 GAP = 2.0
 
 
@@ -25,16 +25,16 @@ def place_boxes(
     anchors, sizes
         Preferred centres, and widths and heights, each of shape (n, 2), in pixels.
     bounds
-        Width and height of the map, which starts at 0, 0.
+        Width and height of the map in pixels. One corner of the map is at (0, 0).
     farthest
-        Largest distance of a centre from its anchor.
+        Largest distance of a centre from its anchor in pixels.
     """
     centres = np.full(anchors.shape, np.nan)
     sizes = sizes + GAP
     low, high = sizes / 2, np.asarray(bounds) - sizes / 2
     for index, (anchor, size) in enumerate(zip(anchors, sizes, strict=True)):
         if (low[index] > high[index]).any():
-            continue  # wider than the map
+            continue  # the text is wider or higher than the map
         candidates = np.clip(anchor + _offsets(size[1], farthest), low[index], high[index])
         placed = ~np.isnan(centres[:, 0])
         apart = np.abs(candidates[:, None] - centres[None, placed])  # (candidates, placed, 2)
@@ -47,7 +47,7 @@ def place_boxes(
 
 
 def _offsets(height: float, farthest: float) -> npt.NDArray[np.float64]:
-    """Return the offsets of the search, shape (m, 2), the nearest first."""
+    """Return the offsets from an anchor at which a text is tried, in pixels, shape (m, 2), the nearest first."""
     radii = np.arange(1, max(2, int(farthest / (STEP * height)) + 1)) * STEP * height
     angles = np.linspace(0, 2 * np.pi, DIRECTIONS, endpoint=False) + np.pi / 2
     ring = np.stack([np.cos(angles), np.sin(angles)], axis=1)

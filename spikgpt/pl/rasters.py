@@ -16,7 +16,7 @@ from spikgpt.scoring.palette import FIRST
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Neurons between two layers, and inches of the picture.
+# Gap between two layers, in rows of neurons. Width and height of the picture in inches.
 GAP, WIDTH, HEIGHT = 16, 4.2, 6.0
 
 
@@ -31,8 +31,8 @@ def raster(
 ) -> Axes:
     """Draw the spikes of one cell: a mark for each neuron that fires at a time step.
 
-    Layers are below each other in the order of the network, with the share of their neurons that fire at a time step.
-    Lines separate attention heads.
+    Layers are below each other in the order of the network. The text beside a layer has the mean share of its neurons
+    that fire at a time step. Lines separate attention heads.
 
     Parameters
     ----------

@@ -26,7 +26,7 @@ SCORES = {
     OOD_SCORE: "out-of-distribution score",
 }
 BINS = 40
-# Inches of a panel.
+# Width and height of a panel in inches.
 WIDTH, HEIGHT = 3.6, 3.0
 # Colours of cells with a label, and of a cut-off.
 LABELLED_COLOR, CUTOFF_COLOR = FIRST[0], FIRST[1]
@@ -44,15 +44,16 @@ def confidence(
 ) -> Axes | list[Axes]:
     """Draw histograms of confidence, typicality and OOD score, with the cut-offs that decide on Unknown.
 
-    Unknown cells are grey. Empty cells are left out. A line marks a cut-off if the rule for Unknown has one on this
-    score; by default only the OOD score has a cut-off, at 0.
+    Unknown cells are grey. Empty cells are left out. A line marks the cut-off if the rule for Unknown has a cut-off on
+    the score. By default, only the OOD score has a cut-off, at 0.
 
     Parameters
     ----------
     adata
         Annotated AnnData, or the result of :meth:`spikgpt.SpikGPT.annotate`.
     scores
-        ``confidence``, ``typicality`` or ``ood_score``, or several of them. None for all that the annotation has.
+        ``confidence``, ``typicality`` or ``ood_score``, or a list of several scores. None for all scores of the
+        annotation.
     key
         Prefix of the columns of the annotation: its ``key_added``.
     bins
@@ -104,7 +105,7 @@ def confidence(
 
 
 def _histogram(panel: Axes, values: Floats, unknown: Bools, bins: int, *, in_unit_range: bool) -> None:
-    """Draw a histogram of values, shape (n,), stacked by ``unknown``, shape (n,)."""
+    """Draw a stacked histogram of a score of labelled and of Unknown cells; ``unknown`` is True for the latter."""
     groups = {"labelled": (values[~unknown], LABELLED_COLOR), UNKNOWN: (values[unknown], UNKNOWN_COLOR)}
     limits = (0.0, 1.0) if in_unit_range else (float(values.min(initial=0)), float(values.max(initial=0)) + 1e-9)
     panel.hist(
@@ -119,7 +120,7 @@ def _histogram(panel: Axes, values: Floats, unknown: Bools, bins: int, *, in_uni
 
 
 def _cutoff(cells: AnnotatedCells, adata: AnnData | Annotation, name: str) -> float | None:
-    """Return the value of a score that separates Unknown cells; None where the rule does not use this score."""
+    """Return the cut-off for Unknown on a score; None if the rule for Unknown does not use the score."""
     if name == OOD_SCORE:
         return 0.0
     if name == TYPICALITY:

@@ -32,9 +32,9 @@ from spikgpt.scoring.annotation import CLUSTER, Annotation
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Inches of the bars, and of one bar. Inches of a side of a heat map at most.
+# Length of the bars, height of one bar, and largest side of a heat map, in inches.
 BARS, BAR, LARGEST = 5.0, 0.28, 30.0
-# Rows or columns above which a picture would be unreadable.
+# Largest number of rows or columns; a picture with more would be unreadable.
 MOST = 300
 # Largest number of rows and columns with numbers in a heat map.
 NUMBERED = 40
@@ -63,7 +63,7 @@ def composition(
         Annotated AnnData, or the result of :meth:`spikgpt.SpikGPT.annotate`.
     by
         Column of ``obs`` with samples, donors or batches, or one value for each cell. None for the batches of the
-        annotation, if they are a column of ``obs``; else all cells are one bar.
+        annotation, if they are in columns of ``obs``; otherwise all cells are one bar.
     color
         Column of ``obs``, or of the annotation without the prefix, whose shares are drawn; or one value for each cell.
     key
@@ -71,7 +71,7 @@ def composition(
     counts
         Draw numbers of cells instead of shares.
     title
-        Title; None for none.
+        Title; None for no title.
     ax, show, save
         As for :func:`spikgpt.pl.umap`.
 
@@ -145,7 +145,7 @@ def agreement(
     key
         Prefix of the columns of the annotation: its ``key_added``.
     title
-        Title; None for none.
+        Title; None for no title.
     ax, show, save
         As for :func:`spikgpt.pl.umap`.
 
@@ -168,7 +168,7 @@ def agreement(
     table = _counts(labels, groups, cells.ordered(labels), cells.ordered(groups))
     _check_size(len(table), "color")
     _check_size(len(table.columns), "by")
-    # Columns whose cells are mostly of one label stand beside each other.
+    # Columns with the same most frequent label are next to each other.
     order = np.argsort(table.to_numpy().argmax(axis=0), kind="stable")
     table = table.iloc[:, order]
     totals = table.sum(axis=1)
@@ -195,7 +195,10 @@ def agreement(
 
 
 def _batches(cells: AnnotatedCells) -> str | list[str]:
-    """Return the column of batches of an annotation, or the batches by several columns; one for all without columns."""
+    """Return the batches of an annotation: the name of a column of obs, or the batch of each cell.
+
+    The names of batches from several columns are joined. If obs lacks the columns, all cells are one batch.
+    """
     columns = str(cells.facts.get("batch_key") or "").split(BETWEEN_COLUMNS)
     if not all(column in cells.obs for column in columns):
         return [ALL_CELLS] * len(cells.obs)
@@ -206,7 +209,7 @@ def _batches(cells: AnnotatedCells) -> str | list[str]:
 
 
 def _counts(rows: pd.Categorical, columns: pd.Categorical, row_names: list[str], names: list[str]) -> pd.DataFrame:
-    """Return the number of cells of each pair of names."""
+    """Return a table with the number of cells for each pair of a row name and a column name."""
     counts = np.zeros((len(rows.categories), len(columns.categories)), dtype=np.int64)
     np.add.at(counts, (rows.codes, columns.codes), 1)
     table = pd.DataFrame(counts, index=rows.categories.astype(str), columns=columns.categories.astype(str))
@@ -214,7 +217,7 @@ def _counts(rows: pd.Categorical, columns: pd.Categorical, row_names: list[str],
 
 
 def _check_size(number: int, argument: str) -> None:
-    """Refuse a column whose values are too many for a picture, or without values."""
+    """Raise ConfigError if a column has no values, or too many different values for a picture."""
     if not 0 < number <= MOST:
         msg = f"{argument} has {number} different values; expected 1 to {MOST}. Name another column."
         raise ConfigError(msg)

@@ -1,4 +1,4 @@
-"""Figures of a report as numbers: composition, histograms, and the agreement of labels and clusters."""
+"""Numbers behind the figures of a report: composition, histograms, and the agreement of labels and clusters."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from spikgpt.types import UNKNOWN, Floats
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# Samples or batches in a figure, the largest of them; and figures of composition.
+# A figure of composition shows the 40 largest samples or batches. A report has at most 3 such figures.
 MOST_GROUPS, MOST_COMPOSITIONS = 40, 3
-# Clusters in the table of agreement, the largest of them.
+# The table of agreement shows the 60 largest clusters.
 MOST_CLUSTERS = 60
 BINS = 40
-# Columns with clusters, in lower case, in the order of preference.
+# Usual names of columns of obs with clusters, in lower case, in the order of preference.
 CLUSTER_KEYS = ("leiden", "louvain", "seurat_clusters", "cluster", "clusters")
 
 
 @dataclass(frozen=True)
 class LabelTotal:
-    """A label and its cells; ``confidence`` is the mean, and None for Unknown."""
+    """Number and share of the cells of a label, and their mean confidence, which is None for Unknown."""
 
     label: str
     color: str
@@ -49,7 +49,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Composition:
-    """Composition of the samples or batches of a column; ``left_out`` is the number of those not shown."""
+    """Composition of the samples or batches in a column; ``left_out`` is the number of groups that are not shown."""
 
     column: str
     labels: tuple[str, ...]
@@ -114,7 +114,7 @@ class ClusterAgreement:
 
 
 def label_rows(annotation: Annotation, labels: Categories) -> list[LabelTotal]:
-    """Return the labels with their cells, the largest first and Unknown last."""
+    """Return the number of cells and the mean confidence of each label, the largest label first, Unknown last."""
     sums = np.bincount(labels.codes, weights=annotation.confidence, minlength=len(labels.values))
     total = max(len(labels.codes), 1)
     triples = zip(labels.values, labels.colors, labels.counts, sums.tolist(), strict=True)
@@ -125,7 +125,11 @@ def label_rows(annotation: Annotation, labels: Categories) -> list[LabelTotal]:
 
 
 def compositions(annotation: Annotation, labels: Categories, adata: AnnData | None) -> list[Composition]:
-    """Return the composition of each sample or batch: the columns of the batch key, or columns such as ``sample``."""
+    """Return the share of each label in each sample or batch.
+
+    The groups are the references if there are several, and the values of the columns of the batch key. If the batch key
+    is no column of obs, columns such as ``sample`` are used.
+    """
     result: list[Composition] = []
     columns = [] if adata is None else _batch_columns(annotation, adata)
     for name, values in [*annotation.columns.items(), *columns]:
@@ -148,7 +152,10 @@ def _batch_columns(annotation: Annotation, adata: AnnData) -> list[tuple[str, An
 
 
 def _shares(column: Categories, labels: Categories, most: int) -> tuple[tuple[Group, ...], int]:
-    """Return the share of each label in each value of a column, for the largest values, and the number of others."""
+    """Return the share of each label among the cells of each value of a column.
+
+    Only the ``most`` values with the most cells are returned, and the number of values that are left out.
+    """
     size = len(labels.values)
     crossed = column.codes.astype(np.int64) * size + labels.codes
     counts = np.bincount(crossed, minlength=len(column.values) * size).reshape(-1, size)
@@ -192,7 +199,7 @@ def histograms(annotation: Annotation) -> list[Histogram]:
 
 
 def _limits(annotation: Annotation) -> tuple[Cutoff, ...]:
-    """Return the cut-off of the typicality, where the scores of held-out cells set the limits."""
+    """Return the cut-off of the typicality; empty unless the rule for Unknown uses limits from held-out cells."""
     rate = annotation.rule.unknown_rate
     if annotation.rule.limits is None or rate is None or not np.isfinite(annotation.rule.limits).any():
         return ()
@@ -208,7 +215,7 @@ def _histogram(
     limits: tuple[float, float],
     cutoffs: tuple[Cutoff, ...],
 ) -> Histogram:
-    """Count the shown cells in bins."""
+    """Count the labelled and the Unknown cells in equal bins between two limits; only cells in ``shown`` count."""
     low, high = limits
     bins = np.clip((values[shown] - low) / (high - low) * BINS, 0, BINS - 1).astype(np.int64)
     unknown = rejected[shown]

@@ -22,7 +22,7 @@ from spikgpt.types import UNKNOWN, Bools, Rows, Strings
 
 # A cluster with at least this share of Unknown cells may be a new type.
 CANDIDATE_SHARE = 0.5
-# Cells that a candidate needs, inside and for the comparison.
+# Smallest number of cells of a candidate, and of the cells with which a candidate is compared.
 CELLS_TO_COMPARE = 10
 # Largest number of candidates with marker genes: each comparison reads cells again.
 MOST_CANDIDATES = 100
@@ -171,8 +171,8 @@ def summarise(
     A cluster is a candidate for a new type if it has at least 10 cells and at least half of them are Unknown. Marker
     genes of a candidate have a log2 fold change above 1, and an adjusted p-value below 0.05 in a Wilcoxon rank-sum
     test on log-normalised values. The test compares the cluster with the cells of the nearest known type. If the query
-    has fewer than 10 such cells, it compares the cluster with all cells outside the candidates. At most 5000 cells of
-    each side are compared. Only the 100 largest candidates get marker genes.
+    has fewer than 10 cells of this type, the test compares the cluster with all cells outside the candidates. At most
+    5000 cells of the cluster and 5000 other cells are compared. Only the 100 largest candidates get marker genes.
 
     Parameters
     ----------
@@ -277,7 +277,7 @@ def _frequencies(labels: Strings) -> dict[str, float]:
 
 
 def _marker_finder(adata: AnnData, layer: str | None, gene_key: str | None) -> MarkerFinder | DataError:
-    """Return a finder of marker genes, or the error of a query without expression, such as an embedding alone."""
+    """Return a finder of marker genes; return a DataError if the query has no expression values."""
     try:
         return MarkerFinder(find_expression(adata, layer=layer, gene_key=gene_key), gene_key)
     except DataError as error:

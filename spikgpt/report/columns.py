@@ -20,13 +20,14 @@ from spikgpt.types import UNKNOWN, Floats, Integers
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# Values of a column of categories. A column with more values, such as barcodes, is left out.
+# Largest number of different values in a column of categories. Columns with more, such as barcodes, are left out.
 MOST_VALUES = 200
-# Columns of obs in a report, and fewer of them, with fewer digits, in a report of many cells.
+# Largest number of columns of obs in a report. If the query has more than 200,000 cells, the report has at most 12
+# columns, with fewer digits.
 MOST_COLUMNS, FEW_COLUMNS, MANY_CELLS = 40, 12, 200_000
-# Characters of a text from obs.
+# Largest number of characters of a text from obs.
 LONGEST = 200
-# Share of cells beyond each end of the colours of a measurement, such as the number of counts.
+# Share of the cells beyond each end of the colour scale of a measurement, such as counts per cell.
 BEYOND = 0.01
 MISSING = "not stated"
 # Columns of labels, and their names in a report.
@@ -58,8 +59,8 @@ class Categories:
 class Numbers:
     """A column of numbers of n cells.
 
-    ``steps``, shape (n,), divides the range from ``least`` to ``largest`` evenly; the largest integer of its type
-    stands for a missing number. The colours run from ``low`` to ``high``.
+    ``steps``, shape (n,), has each number as a whole number of equal steps from ``least`` to ``largest``. The largest
+    integer of its type means that the number is missing. The colour scale runs from ``low`` to ``high``.
     """
 
     name: str
@@ -97,7 +98,7 @@ def score_columns(annotation: Annotation) -> list[Numbers]:
 
 
 def obs_columns(annotation: Annotation, adata: AnnData | None) -> tuple[list[Column], list[str]]:
-    """Return the columns of ``obs`` that can colour a map, and the names of those that are left out."""
+    """Return the columns of ``obs`` that can colour a map, and the names of the columns that are left out."""
     named = (categories(name.capitalize(), values) for name, values in annotation.columns.items())
     columns: list[Column] = [column for column in named if column is not None]
     left_out: list[str] = []
@@ -121,7 +122,7 @@ def obs_columns(annotation: Annotation, adata: AnnData | None) -> tuple[list[Col
 def column_of(
     name: str, values: pd.Series[Any], known: Mapping[str, str] | None = None, *, small: bool = False
 ) -> Column | None:
-    """Return a column of obs as categories or numbers; None for one with too many values, such as barcodes."""
+    """Return a column of obs as categories or numbers; None for a column with too many values, such as barcodes."""
     try:
         return _column(name, values, known, small=small)
     except (TypeError, ValueError):  # values that cannot be compared or are no texts, such as lists
@@ -143,7 +144,9 @@ def _column(name: str, values: pd.Series[Any], known: Mapping[str, str] | None, 
 
 
 def categories(name: str, values: Any, known: Mapping[str, str] | None = None) -> Categories | None:
-    """Return a column of categories; missing values are a category of their own. None for too many or no values.
+    """Return a column of categories; missing values form the category "not stated".
+
+    None if all values are missing, or if there are more than 200 different values.
 
     Parameters
     ----------
@@ -157,7 +160,7 @@ def categories(name: str, values: Any, known: Mapping[str, str] | None = None) -
     present = [code for code in used.tolist() if code >= 0]
     names = [shortened(str(column.categories[code])) for code in present]
     if not any(name.strip() for name in names):
-        return None  # missing values alone
+        return None  # all values are missing
     order = sorted(range(len(names)), key=lambda at: by_number(names[at]))
     rank = np.empty(len(used), dtype=np.int64)
     offset = len(used) - len(present)
@@ -185,7 +188,7 @@ def _colors(values: Sequence[str], known: Mapping[str, str]) -> list[str]:
 def numbers(
     name: str, values: Floats, *, limits: tuple[float, float] | None = None, small: bool = False
 ) -> Numbers | None:
-    """Return a column of numbers; None if no number is finite. ``small`` takes one byte a cell instead of two."""
+    """Return a column of numbers; None if no number is finite. ``small`` stores one byte per cell instead of two."""
     values = np.asarray(values, dtype=np.float64)
     finite = np.isfinite(values)
     if not finite.any():
@@ -209,7 +212,7 @@ def shortened(text: str) -> str:
 
 
 def shortened_lines(texts: Sequence[str]) -> str:
-    """Return texts as :func:`shortened`, one a line; fast for a million texts without such characters."""
+    """Apply :func:`shortened` to each text, and join the results with line breaks; fast if no text has to change."""
     joined = "\n".join(texts)
     plain = joined.count("\n") == len(texts) - 1 and joined.replace("\n", "").isprintable()
     if plain and max(map(len, texts), default=0) <= LONGEST:
@@ -230,5 +233,5 @@ def _labels(annotation: Annotation, name: str, column: Any) -> Categories:
 
 
 def _small(codes: Integers) -> Any:
-    """Return codes in as few bytes as they need."""
+    """Return codes as one byte each if all are below 255, else as two bytes each."""
     return codes.astype(np.uint8 if codes.max(initial=0) < 255 else np.uint16)

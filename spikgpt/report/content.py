@@ -30,7 +30,7 @@ from spikgpt.types import UNKNOWN
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# Steps of each axis of the map.
+# Number of steps of each axis of the map; positions are stored as whole numbers of steps.
 STEPS = 65_535
 
 
@@ -43,15 +43,15 @@ class MapContent:
     text
         Sentences on the map.
     positions
-        Steps on both axes for the k cells of the map, shape (k, 2).
+        Position of each of the k cells of the map, in steps along both axes, shape (k, 2).
     rows
-        Row numbers of these cells, shape (k,); None for all cells.
+        Row numbers in the query of the cells on the map, shape (k,); None if all cells are on the map.
     columns
         Columns that colour the cells, the labels first; arrays of shape (k,).
     own
         Number of columns of the annotation, which come before those of ``obs``.
     names
-        Names of these cells, one a line; empty for many cells.
+        Names of the cells on the map, one per line; empty for more than 200,000 cells.
     """
 
     text: str
@@ -65,7 +65,7 @@ class MapContent:
 
 @dataclass(frozen=True)
 class ReportContent:
-    """Content of a report; see the module :mod:`spikgpt.report.page` for its place on the page."""
+    """Content of a report, which :func:`spikgpt.report.page.page` turns into HTML."""
 
     title: str
     cells: int
@@ -126,7 +126,7 @@ def report_content(
     usable = annotation.compatibility is None or annotation.compatibility.usable
     agreement = charts.agreement(clustered[0], labels[0], clustered[1]) if usable and clustered is not None else None
     if not usable:
-        clusters = None  # the nearest known type is meaningless here
+        clusters = None  # the nearest known type has no meaning for cells of another tissue or species
     elif clusters is None and adata is not None and clustered is not None and annotation.rejected.any():
         clusters = summarise(annotation, adata, clustered[2], layer=options.layer, gene_key=options.gene_key)
     positions = cell_map(annotation, adata, map_key, source)
@@ -160,7 +160,7 @@ def report_content(
 def _map_content(
     positions: CellMap, own: list[Column], of_obs: list[Column], annotation: Annotation
 ) -> MapContent | None:
-    """Return the cells that have a position; None without a map."""
+    """Return the map of the cells that have a position; None if no cell has a position."""
     rows = positions.placed
     if positions.points is None or not len(rows):
         return None
@@ -186,7 +186,7 @@ def _map_content(
 
 
 def _part(column: Column, rows: npt.NDArray[np.int64]) -> Column:
-    """Return the values of some cells."""
+    """Return a column for some of the cells, from their row numbers."""
     if isinstance(column, Categories):
         return replace(column, codes=column.codes[rows])
     return replace(column, steps=column.steps[rows])

@@ -13,11 +13,11 @@ from spikgpt.explain.query import FittedQuery, fitted_queries
 from spikgpt.explain.scored import ScoredCells
 from spikgpt.scoring.annotation import Annotation
 
-# Columns of the plot, and genes of a label among them.
+# Largest number of genes (columns) in the plot, and of genes that are chosen for one label.
 MOST_COLUMNS, MOST_OF_LABEL = 50, 5
-# Genes of each role in the table of a label.
+# Largest number of genes of each role in the table of a label.
 LISTED = 6
-# Share of cells below which no dot is drawn.
+# No dot is drawn if less than this share of the cells expresses the gene.
 LEAST_SHARE = 0.01
 
 
@@ -28,9 +28,9 @@ class Dot:
     Attributes
     ----------
     share
-        Share of the cells that express the gene, which sets the size.
+        Share of the cells that express the gene, which sets the size of the dot.
     level
-        Mean log expression over the largest mean of the gene in a label, which sets the shade.
+        Mean log expression divided by the highest mean of the gene in any label, which sets the shade of the dot.
     mean, attribution
         Mean log expression, and mean attribution to the label in log-odds.
     behind
@@ -46,7 +46,10 @@ class Dot:
 
 @dataclass(frozen=True)
 class DotRow:
-    """A label, its number of cells in the sample, and a dot for each gene of the plot; None for hardly any cells."""
+    """Row of a dot plot: a label, its number of cells in the sample, and a dot for each gene of the plot.
+
+    A dot is None if less than 1% of the cells express the gene.
+    """
 
     label: str
     cells: int
@@ -70,14 +73,14 @@ class DotPlot:
 
 
 def dot_plots(annotation: Annotation) -> tuple[DotPlot, ...]:
-    """Return the genes behind the labels of each reference; a reference that reads no genes has no plot."""
+    """Return a dot plot of the labels of each reference; a reference that reads no genes has no plot."""
     plots = ((name, dot_plot(query)) for name, query in fitted_queries(annotation).items())
     several = bool(annotation.queries)
     return tuple(replace(plot, reference=name if several else "") for name, plot in plots if plot is not None)
 
 
 def dot_plot(query: FittedQuery) -> DotPlot | None:
-    """Return the genes behind the labels of a fitted query; None where the reference reads no genes."""
+    """Return the dot plot of a fitted query; None if the reference reads no genes, or if all cells are Unknown."""
     if query.logs is None:
         return None
     try:
@@ -117,7 +120,7 @@ def _present(label: LabelGenes) -> list[GeneEvidence]:
 
 
 def _chosen(labels: tuple[LabelGenes, ...]) -> list[tuple[str, int]]:
-    """Return the genes of the plot, the strongest of each label, each with the position of its label."""
+    """Return the genes of the plot: the strongest genes of each label, each with the position of the label."""
     each = max(1, min(MOST_OF_LABEL, MOST_COLUMNS // len(labels)))
     chosen, used = list[tuple[str, int]](), set[str]()
     for at, label in enumerate(labels):

@@ -1,7 +1,8 @@
 """Positions of the cells of a query on a map.
 
-The sample of the query gets its positions from UMAP of the query's own components. Every other cell is placed at the
-mean position of its nearest cells of the sample. So the time of UMAP does not grow with the number of cells.
+The cells of the query's sample get their positions from a UMAP of the query's own principal components. Every other
+cell is placed at the mean position of its nearest cells in the sample. So the time of UMAP does not grow with the
+number of cells.
 """
 
 from __future__ import annotations
@@ -28,27 +29,30 @@ if TYPE_CHECKING:
 MAP_KEYS = ("X_umap", "X_tsne", "X_draw_graph_fa", "X_phate", "X_pacmap", "X_mde")
 # Largest number of cells that UMAP places, to save time; other cells are placed between these cells.
 MOST_FITTED = 10_000
-# Rounds of UMAP for samples of this size.
+# Settings of UMAP: number of epochs, minimum distance, and random seed.
 ROUNDS, MINIMUM_DISTANCE, SEED = 200, 0.3, 0
-# Steps of the search for the width of each cell's kernel, and least width in mean distances.
+# Number of bisections for the kernel width of a cell, and smallest width as a multiple of the cell's mean distance.
 BISECTIONS, LEAST_WIDTH = 50, 1e-3
-# Neighbours that are farther from the nearest neighbour than this share of the map's diagonal do not place a cell.
+# Neighbours farther from the nearest neighbour than this share of the map's diagonal are not used to place a cell.
 FAR = 0.05
 
 
 class MapSource(NamedTuple):
     """Sample of k cells of a query that places all n cells on a map.
 
-    The fitted query itself has the expression of the sample, which several references would keep once for each.
+    The source holds less than the fitted query, which also has the expression of the sample. So an annotation by
+    several references does not keep the expression once for each reference.
 
     Attributes
     ----------
-    points, neighbours
-        Coordinates of the sample, shape (k, D), and positions of its own neighbours, shape (k, count).
+    points
+        Coordinates of the sampled cells, shape (k, D).
+    neighbours
+        Positions in the sample of the neighbours of each sampled cell, shape (k, count).
     origin
-        Words for the coordinates.
+        Name of the coordinates in words, such as "principal components".
     nearest
-        Positions in the sample of the cells nearest to each cell, shape (n, 3), -1 for empty cells.
+        Positions in the sample of the cells nearest to each of the n cells, shape (n, 3), -1 for empty cells.
     """
 
     points: Floats
@@ -75,7 +79,7 @@ class CellMap:
     Attributes
     ----------
     points
-        Position of each cell, shape (n, 2); NaN for cells without a position. None without a map.
+        Position of each cell, shape (n, 2); NaN for cells without a position. None if there is no map.
     name
         Name of the map, such as "UMAP".
     text
@@ -100,16 +104,17 @@ def cell_map(
     map_key: str | None = None,
     source: MapSource | None = None,
 ) -> CellMap:
-    """Return the map of a query: an array of the user's ``obsm``, or UMAP of the query's own components.
+    """Return the map of a query: an array of ``obsm``, or a UMAP of the query's own principal components.
 
     Parameters
     ----------
     adata
         The annotated query, whose ``obsm`` may hold a map.
     map_key
-        Name of an array in ``obsm``. None for a usual name such as ``X_umap``, if there is one.
+        Name of an array in ``obsm``. None for the first array with a usual name, such as ``X_umap``. If there is no
+        such array, a UMAP is computed.
     source
-        Sample that places the cells; None for that of the annotation.
+        Sample that places the cells; None for the sample of the annotation.
 
     Raises
     ------
@@ -137,7 +142,7 @@ def cell_map(
 
 
 def check_map_key(adata: AnnData | None, key: str) -> None:
-    """Refuse a name that is not in ``obsm``, and an array that is no map.
+    """Raise ConfigError if ``obsm`` has no array of this name, or if the array is no map.
 
     Raises
     ------
@@ -148,7 +153,7 @@ def check_map_key(adata: AnnData | None, key: str) -> None:
 
 
 def _usual_map(adata: AnnData | None, keys: Sequence[str]) -> CellMap | None:
-    """Return the first array with a usual name that is a map; None if there is none, without an error."""
+    """Return the first array in ``keys`` that can serve as a 2-D map of the cells; None if no array can."""
     if adata is None:
         return None
     for key in keys:
@@ -159,7 +164,7 @@ def _usual_map(adata: AnnData | None, keys: Sequence[str]) -> CellMap | None:
 
 
 def _map_of_obsm(adata: AnnData | None, key: str) -> CellMap:
-    """Return the first two columns of an array of obsm."""
+    """Return a map from the first two columns of an array of obsm."""
     if adata is None or key not in adata.obsm:
         keys = "no AnnData was passed" if adata is None else f"obsm has {listed(adata.obsm.keys())}"
         msg = f"There is no map obsm[{key!r}]; {keys}. Name an array of obsm, or leave out map_key (--map-key)."
@@ -189,19 +194,19 @@ def _map_of_sample(source: MapSource) -> CellMap:
 
 
 def _sample_positions(points: Floats, neighbours: Integers, origin: str) -> tuple[npt.NDArray[np.float32], str, str]:
-    """Return the positions of a sample, shape (k, 2), the name of the map, and a sentence on it."""
+    """Return the positions of a sample, shape (k, 2), the name of the map, and a sentence on the map."""
     if not neighbours.shape[1]:
         text = "The map shows two principal components: the query has too few cells, or no neighbours, for a UMAP."
         return _two_components(points), "Principal components", text
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # umap warns of its own dependencies
+            warnings.simplefilter("ignore")  # the import of umap warns about its own dependencies
             from umap.umap_ import find_ab_params, simplicial_set_embedding
     except ImportError:
         text = f"The map shows two principal components of the query. For a UMAP: {install_command('umap-learn')}"
         return _two_components(points), "Principal components", text
     every = -(-len(points) // MOST_FITTED)
-    chosen = np.argsort(points[:, 0], kind="stable")[every // 2 :: every]  # the same cells in any order
+    chosen = np.argsort(points[:, 0], kind="stable")[every // 2 :: every]  # independent of the order of cells
     own, near = (points, neighbours) if every == 1 else _within(points, neighbours, chosen)
     spread = np.maximum(np.abs(own[:, :2]).max(axis=0), 1e-12)
     start = (10 * own[:, :2] / spread).astype(np.float32)
@@ -243,7 +248,7 @@ def _sample_positions(points: Floats, neighbours: Integers, origin: str) -> tupl
 def neighbour_graph(points: Floats, neighbours: Integers) -> sparse.csr_matrix:
     """Return the fuzzy graph of UMAP, shape (k, k), from the neighbours of each cell, nearest first, shape (k, count).
 
-    The numbers are those of umap.umap_.fuzzy_simplicial_set, which takes seconds to compile in each process.
+    The weights equal those of umap.umap_.fuzzy_simplicial_set, which takes seconds to compile in each process.
     """
     distances = np.linalg.norm(points[:, None] - points[neighbours], axis=2)  # (k, count)
     apart = np.where(distances > 0, distances, np.inf).min(axis=1, keepdims=True)  # (k, 1)
@@ -262,7 +267,7 @@ def neighbour_graph(points: Floats, neighbours: Integers) -> sparse.csr_matrix:
 
 
 def _within(points: Floats, neighbours: Integers, chosen: Integers) -> tuple[Floats, Integers]:
-    """Return the points of some cells of a sample, and their neighbours among them."""
+    """Return the points of the chosen cells of a sample, and the neighbours of each among the chosen cells."""
     own = points[chosen]
     return own, _nearest(own, own, neighbours.shape[1] + 1)[:, 1:]
 
@@ -275,10 +280,11 @@ def _nearest(sample: Floats, points: Floats, count: int) -> Integers:
 
 
 def interpolated_positions(sample: npt.NDArray[np.float32], nearest: Integers) -> npt.NDArray[np.float32]:
-    """Return positions between the nearest cells of a sample: (k, 2) and (n, 3) to (n, 2).
+    """Return positions on the map of n cells, shape (n, 2), from the positions of a sample, shape (k, 2).
 
-    The position is the mean of the nearest cells. Cells far from the first of them on the map do not count, so that no
-    cell is placed between two groups. A cell with -1 gets NaN.
+    ``nearest``, shape (n, 3), has the positions in the sample of the nearest cells. A cell is placed at their mean. A
+    nearest cell that is far from the first one on the map is left out, so that no cell is placed between two groups. A
+    cell without nearest cells (-1) gets NaN.
     """
     points = np.empty((len(nearest), 2), dtype=np.float32)
     if not len(sample):
@@ -294,7 +300,10 @@ def interpolated_positions(sample: npt.NDArray[np.float32], nearest: Integers) -
 
 
 def _two_components(points: Any) -> npt.NDArray[np.float32]:
-    """Return two principal components of coordinates, (n, D) to (n, 2), with signs that do not depend on chance."""
+    """Return the first two principal components of coordinates, shape (n, 2), from an array of shape (n, D).
+
+    Signs are fixed: the coefficient with the largest absolute value is positive in each component.
+    """
     centred = np.asarray(points, dtype=np.float64) - np.mean(points, axis=0, dtype=np.float64)
     values, directions = np.linalg.eigh(centred.T @ centred)
     two = directions[:, np.argsort(-values, kind="stable")[:2]]

@@ -1,4 +1,4 @@
-"""Marker genes of a cluster by a Wilcoxon rank-sum test of its cells against others, gene by gene."""
+"""Marker genes of a cluster: a Wilcoxon rank-sum test of each gene compares the cluster with other cells."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from spikgpt.cells.expression import Expression
 from spikgpt.cells.genes import symbols_of
 from spikgpt.types import Rows
 
-# Largest number of compared cells on each side, which limits memory and time.
+# Largest number of compared cells in the cluster, and outside the cluster, to limit memory and time.
 MOST_COMPARED = 5000
-# Largest number of reported marker genes, and limits for a marker gene.
+# Largest number of reported marker genes, smallest log2 fold change, and largest adjusted p-value of a marker gene.
 MOST_MARKERS = 10
 MINIMUM_LOG2_FOLD_CHANGE = 1.0
 LARGEST_ADJUSTED_P = 0.05
 # Added to both means of a fold change, as scanpy does.
 PSEUDOCOUNT = 1e-9
-# Bits of a key for the value; the bits above are for the gene.
+# Number of low bits of a sort key that hold the expression value. The higher bits hold the index of the gene.
 VALUE_BITS = np.uint64(32)
 
 
@@ -45,7 +45,10 @@ class MarkerGene:
 
 
 class MarkerFinder:
-    """Search for marker genes in a query. Consecutive comparisons with the same cells outside read these cells once."""
+    """Search for marker genes in a query.
+
+    If consecutive comparisons use the same cells as ``outside``, these cells are read once.
+    """
 
     def __init__(self, expression: Expression, gene_key: str | None = None) -> None:
         self._expression = expression
@@ -53,21 +56,22 @@ class MarkerFinder:
         self._outside: tuple[Rows, _SortedCells] | None = None
 
     def markers(self, inside: Rows, outside: Rows) -> tuple[MarkerGene, ...]:
-        """Return the genes with higher expression ``inside`` than ``outside``, by score, then by fold change.
+        """Return the genes with higher expression ``inside`` than ``outside``, sorted by score, then by fold change.
 
-        The score is that of a Wilcoxon rank-sum test of at most 5000 cells of each side, evenly spaced.
+        The score is the z-score of a Wilcoxon rank-sum test. The test uses at most 5000 evenly spaced cells of
+        ``inside``, and as many of ``outside``.
 
         Parameters
         ----------
         inside, outside
-            Rows of the cells, in ascending order; no cell is on both sides.
+            Row numbers of the cells, in ascending order. No cell may be in both.
 
         Raises
         ------
         DataError
             When a value cannot be read.
         """
-        # Imported here: slow, and needed for candidates only.
+        # Imported here, because the import is slow, and only candidates for new types need the functions.
         from scipy.stats import false_discovery_control, norm
 
         inside, outside = _evenly_spaced(inside), _evenly_spaced(outside)
@@ -97,9 +101,9 @@ class MarkerFinder:
 class _SortedCells:
     """The log expression of n cells, sorted within each of G genes.
 
-    ``keys`` has one number per value above 0, in ascending order: the gene, then the bits of the value. The bits of
-    positive float32 sort as the values do. ``expressing`` is the number of cells with a value above 0, and ``means``
-    the mean of each gene, both of shape (G,).
+    ``keys`` has one number for each value above 0, in ascending order: the high bits are the gene, and the low bits are
+    those of the value. The bits of positive float32 values, read as integers, sort as the values do. ``expressing`` is
+    the number of cells with a value above 0, and ``means`` the mean of each gene, both of shape (G,).
     """
 
     n_cells: int
@@ -118,9 +122,10 @@ class _SortedCells:
         return cls(logs.shape[0], np.sort(keys), np.asarray(logs.getnnz(axis=0), dtype=np.int64), means)
 
     def rank_sum_scores(self, other_cells: Self) -> npt.NDArray[np.float64]:
-        """Return the z-score of the rank sum of these cells among all cells of both, for each gene, shape (G,).
+        """Return the z-score of the rank sum of ``self`` among the cells of both groups, for each gene, shape (G,).
 
-        Rank sum - minimum = number of pairs of cells in which the cell of this side is higher; a tie counts half.
+        The rank sum minus its minimum is the number of cell pairs in which the cell of ``self`` is higher. A tie counts
+        half.
         """
         genes = (self.keys >> VALUE_BITS).astype(np.int64)
         first, last = (np.searchsorted(other_cells.keys, self.keys, side=side) for side in ("left", "right"))
@@ -139,7 +144,10 @@ def _evenly_spaced(rows: Rows) -> Rows:
 
 
 def _log_values(expression: Expression, rows: Rows) -> sparse.csr_matrix:
-    """Return natural log expression of some cells, in ascending order; stored logarithms are not normalised again."""
+    """Return the natural log expression of cells, from their ascending row numbers.
+
+    Stored logarithms are not normalised again.
+    """
     chosen = expression.part(rows)
     read = chosen.rows if expression.kind == "log" else chosen.linear
     parts = [read(start, min(start + CHUNK, len(rows))) for start in range(0, len(rows), CHUNK)]

@@ -1,7 +1,7 @@
 """Page of a report: one HTML file with its own style, script and data.
 
-A Content-Security-Policy in the page forbids every connection, and all scripts but the one of this package, by its
-hash. All texts are escaped by the template engine, and arrays are compressed and written in base64.
+A Content-Security-Policy in the page forbids all connections, and all scripts except that of this package. The policy
+names the hash of this script. The template engine escapes all texts. Arrays are compressed and written in base64.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from spikgpt.report.content import MapContent, ReportContent
 from spikgpt.types import UNKNOWN
 from spikgpt.version import __version__
 
-# Parts of the script, in their order; the page has them as one script.
+# Files of the script; the page joins the files in this order.
 SCRIPTS = ("data.js", "draw.js", "labels.js", "map.js", "page.js")
-# Labels of a table that are shown before the rest is folded away; a few more labels are not folded.
+# Number of labels that a table shows; further labels are folded away, unless there are only a few of these.
 FOLDED = 30
-# A faster compression is a tenth larger.
+# Compression level of zlib. A faster level makes the arrays a tenth larger.
 COMPRESSION = 4
 
 
@@ -85,7 +85,7 @@ def _environment() -> Environment:
 
 
 def breakable(name: str) -> Markup:
-    """Return a name as HTML that may be broken after the signs between its words."""
+    """Return a name as HTML that allows a line break after ``_``, ``.``, ``/`` and ``-`` between words."""
     return Markup(re.sub(r"(?<=\w)([_./-])(?=\w)", r"\1<wbr>", str(escape(name))))
 
 
@@ -108,7 +108,7 @@ def _hash(text: str) -> str:
 
 
 def _meta(content: MapContent, arrays: dict[str, str]) -> dict[str, Any]:
-    """Return the description of the map's data, and add its arrays."""
+    """Return the description of the map's data as JSON values, and add the packed arrays of the map to ``arrays``."""
     arrays["positions"] = _packed(content.positions)
     if content.rows is not None:
         arrays["rows"] = _packed(content.rows)
@@ -119,7 +119,7 @@ def _meta(content: MapContent, arrays: dict[str, str]) -> dict[str, Any]:
 
 
 def _columns(content: MapContent, arrays: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield the description of each column, and add its array."""
+    """Yield the description of each column of the map, and add the packed array of the column to ``arrays``."""
     for number, column in enumerate(content.columns):
         values = _array(column)
         array = f"column-{number}"
@@ -148,6 +148,6 @@ def _array(column: Column) -> npt.NDArray[Any]:
 
 
 def _packed(values: npt.NDArray[Any] | bytes) -> str:
-    """Return little-endian values, compressed, in base64."""
+    """Return values as little-endian bytes, compressed with zlib, in base64."""
     content = values if isinstance(values, bytes) else values.astype(values.dtype.newbyteorder("<")).tobytes()
     return base64.b64encode(zlib.compress(content, COMPRESSION)).decode()

@@ -37,7 +37,7 @@ VERDICTS = {
     ),
     OTHER: ("Do not use these labels", "bad", "The cells are of another tissue or species than the reference."),
 }
-# Least number of cells for the check.
+# Smallest number of cells for a reliable compatibility check.
 LEAST_CELLS = 100
 TOO_FEW = (
     "Too few cells to check the reference",
@@ -53,9 +53,9 @@ NOT_CHECKED = (
     "fair",
     "The reference has an old format without the scores that the check needs.",
 )
-# Part of the note on the genes that a query lacks.
+# Text in the note on missing genes. With this note, the report does not state the simulated accuracy again.
 SIMULATED = "In simulation, up to"
-# Batches that were inferred from the cells; a note states their number.
+# Batch key of batches that were inferred from the cells. A note states the number of such batches.
 INFERRED = "inferred"
 # Names of the numbers behind the compatibility.
 MEASURES = {
@@ -111,9 +111,10 @@ class GeneCoverage:
     sentences
         Sentences on the genes that were found and imputed.
     present, total, helping
-        Number of the reference's genes in the query, of all its genes, and of further genes that help to impute.
+        Number of the reference's genes that the query has. Number of all genes of the reference. Number of further
+        genes of the query from which missing genes are imputed.
     missing
-        Names of missing genes.
+        Names of the reference's genes that the query lacks, at most 500.
     """
 
     sentences: tuple[str, ...]
@@ -134,7 +135,7 @@ def verdict(annotation: Annotation) -> Verdict:
         text += f" All cells are {UNKNOWN}."
     names = tuple(f"{name}: " for name in annotation.facts.get("references", ()))
     parts = [part for part in check.evidence.split("; ") if part]
-    # The name of a reference keeps its spelling.
+    # Each text begins with a capital letter, unless it begins with the name of a reference.
     evidence = tuple(f"{part if part.startswith(names) else part[:1].upper() + part[1:]}." for part in parts)
     named = tuple((*_measure(name), f"{value:.3g}") for name, value in check.values.items())
     return Verdict(title, tone, text, evidence, named)
@@ -216,7 +217,7 @@ def _local_origin(digest: str) -> str:
 
 
 def _provenance(queries: Collection[FittedQuery]) -> dict[str, str]:
-    """Return the facts on the cells of the references."""
+    """Return the organism and tissue of the references' cells, and the licences of the references."""
     known = [query.reference.provenance for query in queries]
     tissues = [" ".join(str(facts[name]) for name in ("organism", "tissue") if facts.get(name)) for facts in known]
     licences = [str(facts.get("licence") or "") for facts in known]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from spikgpt.report.clusters import ClusterReport
     from spikgpt.report.map import MapSource
 
-# Endings of a report's name.
+# Allowed endings of the file name of a report.
 ENDINGS = (".html", ".htm")
 
 
@@ -35,7 +35,7 @@ class ReportWriter:
     options
         Options of the annotation, which the report lists. Explanations read cells with these options.
     source
-        Sample that places the cells on the map; None for that of the annotation.
+        Sample that places the cells on the map; None for the sample of the annotation.
     """
 
     options: AnnotateOptions
@@ -68,7 +68,7 @@ class ReportWriter:
         if adata is not None:
             _check_same_cells(annotation, adata)
         if map_key is not None:
-            check_map_key(adata, map_key)  # before the work
+            check_map_key(adata, map_key)  # a wrong key is refused before the report is computed
         content = report_content(
             annotation,
             adata,
@@ -119,7 +119,7 @@ def _checked(path: str | Path) -> Path:
 
 
 def _check_same_cells(annotation: Annotation, adata: AnnData) -> None:
-    """Refuse an object that is no AnnData, and an AnnData with other cells or another order of cells."""
+    """Raise ConfigError if ``adata`` is no AnnData, or its cells or their order differ from the annotation."""
     if not hasattr(adata, "obs_names"):
         msg = f"adata is of the type {type(adata).__name__}; expected the AnnData that was annotated, or None."
         raise ConfigError(msg)
