@@ -1,1 +1,1 @@
-"""The files of a reference, and where they come from."""
+"""References: their files and checks, their model cards, and their transfer from and to the Hugging Face Hub."""

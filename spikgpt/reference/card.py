@@ -1,4 +1,4 @@
-"""The card of a reference: a README with the figures that were measured."""
+"""Model card of a reference: its README.md, with intended use, licence and measured accuracy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spikgpt.scoring.thresholds import CELLS_FOR_OWN_LIMIT
 TASK = "tabular-classification"
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 FRONT = re.compile(r"\A---\r?\n.*?\r?\n---\r?\n", re.DOTALL)
-# Characters of a card in which its front matter ends.
+# Largest length, in characters, of the YAML front matter at the top of a card.
 LONGEST_FRONT = 20_000
 NO_DESCRIPTION = """## Intended use and limits
 
@@ -27,10 +27,10 @@ types should become Unknown, which is not certain."""
 
 
 class WithoutAliases(yaml.SafeLoader):
-    """Loader of YAML that refuses aliases, as a few lines of aliases may fill the memory."""
+    """YAML loader that refuses aliases, because a few lines of nested aliases can expand to fill the memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Return the next node; refuse an alias."""
+        """Return the next node of the YAML document; refuse an alias."""
         if self.check_event(yaml.AliasEvent):
             msg = "an alias"
             raise yaml.YAMLError(msg)
@@ -38,21 +38,21 @@ class WithoutAliases(yaml.SafeLoader):
 
 
 class Card(str):
-    """The Markdown text of a card; in notebooks, the page without metadata and pictures."""
+    """Markdown text of a model card. Notebooks show the text without the YAML front matter and the pictures."""
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Self:
-        """Return the card among the files of a reference."""
+        """Return the card of a reference from its files; ``files`` maps file names to contents."""
         return cls(files["README.md"].decode(errors="replace"))
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The metadata, such as licence and tags; empty if it cannot be read."""
+        """Values of the YAML front matter, such as licence and tags; empty if the YAML cannot be read."""
         return read_metadata(self) or {}
 
     @property
     def body(self) -> str:
-        """The text without metadata and pictures."""
+        """Text of the card without the YAML front matter and the pictures."""
         return re.sub(r"(?m)^!\[.*\n?", "", FRONT.sub("", self, count=1)).strip() + "\n"
 
     def __repr__(self) -> str:
@@ -72,9 +72,9 @@ def card(
     *,
     onnx: bool = False,
 ) -> str:
-    """Return the Markdown text of a card, made from the values of the other files of the reference.
+    """Return the Markdown text of the card of a reference, made from the values of its JSON files.
 
-    ``onnx`` says whether the reference has an exported graph.
+    ``onnx`` is True if the reference has an exported ONNX graph.
     """
     together, rate = thresholds.get("together"), thresholds["unknown_rate"]
     rows = together["labels"].items() if together else ()
@@ -94,13 +94,13 @@ def card(
 
 
 def untrained_card(recipe: dict[str, Any]) -> str:
-    """Return the card of a recipe without a trained reference, which has no figures of ours."""
+    """Return the card of a recipe whose reference has not been trained yet; the card has no measured accuracy."""
     return _rendered(recipe["name"], recipe["provenance"], None)
 
 
 def _rendered(name: str, provenance: dict[str, Any], metrics: dict[str, Any] | None, **values: Any) -> str:
-    """Return the template filled with these values."""
-    # Escape lines that a parser could take for front matter.
+    """Return the card template filled with values; ``metrics`` is None if the reference has not been trained yet."""
+    # Escape lines such as ---, which a parser could take for YAML front matter.
     description = re.sub(
         r"(?m)^(\s*)(---|\+\+\+|\.\.\.)", r"\1\\\2", _plain(provenance.get("description") or NO_DESCRIPTION)
     )
@@ -121,9 +121,10 @@ def _template() -> Any:
 def _metadata(
     name: str, provenance: dict[str, Any], metrics: dict[str, Any] | None, labels: list[dict[str, Any]]
 ) -> str:
-    """Return the metadata of a card as YAML, with the measured figures as its model-index.
+    """Return the YAML front matter of a card; its field ``model-index`` holds the measured scores.
 
-    The Hub shows results in ``.eval_results`` only for data sets that are benchmarks on the Hub.
+    The scores are not written to the folder ``.eval_results``. The Hub shows results in that folder only for data sets
+    that are benchmarks on the Hub.
     """
     from huggingface_hub import ModelCardData
 
@@ -144,9 +145,9 @@ def _metadata(
 
 
 def _results(provenance: dict[str, Any], metrics: dict[str, Any]) -> list[Any]:
-    """Return the scores on other studies and then on held-out cells, as results of the client of the Hub.
+    """Return scores as ``EvalResult`` objects of huggingface_hub: other studies first, held-out cells last.
 
-    :func:`card_figures`, also that of earlier versions, reads the last result.
+    The order matters, because :func:`card_figures` reads the scores of the last result, also in earlier versions.
     """
     from huggingface_hub import EvalResult
 
@@ -154,7 +155,7 @@ def _results(provenance: dict[str, Any], metrics: dict[str, Any]) -> list[Any]:
     held_out = {"dataset_type": ", ".join(provenance.get("datasets") or ()) or "not stated"}
     held_out["dataset_name"] = f"held out: {metrics['held_out_by']}"
     scored = [
-        # Results that differ in the name of their data alone are one result to the client.
+        # huggingface_hub merges results that differ only in dataset_name, so dataset_config names the study too.
         ({"dataset_type": accessions.get(study, study), "dataset_name": study, "dataset_config": study}, row)
         for row in metrics.get("studies") or ()
         for study in [row["study"]]
@@ -174,24 +175,27 @@ def _results(provenance: dict[str, Any], metrics: dict[str, Any]) -> list[Any]:
 
 
 def read_metadata(text: str) -> dict[str, Any] | None:
-    """Return the YAML mapping at the top of a card; None without one, with aliases, or beyond the limit of length."""
+    """Return the YAML mapping at the top of a card; None if it is missing, invalid, too long or has aliases."""
     parts = re.match(r"---\r?\n(.*?)\r?\n---", text[:LONGEST_FRONT], re.DOTALL)
     try:
-        values = yaml.load(parts[1], WithoutAliases) if parts else None  # a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError):  # of a date such as 2026-13-32, or of endless nesting
+        values = yaml.load(parts[1], WithoutAliases) if parts else None  # WithoutAliases is a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError):  # e.g. the date 2026-13-32, or endless nesting
         return None
     return values if isinstance(values, dict) else None
 
 
 def same_card(first: str | bytes, second: str | bytes) -> bool:
-    """Return True for cards of the same metadata and text; the order of the metadata depends on huggingface_hub."""
+    """Return True if two cards have the same text and the same metadata.
+
+    The order of the metadata does not count, because the order depends on the version of huggingface_hub.
+    """
     texts = [text.decode(errors="replace") if isinstance(text, bytes) else text for text in (first, second)]
     bodies = [FRONT.sub("", text, count=1) for text in texts]
     return bodies[0] == bodies[1] and read_metadata(texts[0]) == read_metadata(texts[1])
 
 
 def card_figures(text: str) -> dict[str, float]:
-    """Return the figures in the model-index of a card, by metric; none without a readable model-index."""
+    """Return the scores in the ``model-index`` of a card, by metric; an empty dict if it cannot be read."""
     try:
         results = (read_metadata(text) or {})["model-index"][0]["results"]
         return {metric["type"]: metric["value"] for result in results for metric in result["metrics"]}
@@ -200,7 +204,7 @@ def card_figures(text: str) -> dict[str, float]:
 
 
 def _plain(text: str) -> str:
-    """Return text without HTML, which a page would render."""
+    """Return text with each ``<`` escaped, so that a page shows HTML tags as text and does not render them."""
     return text.replace("<", "&lt;")
 
 

@@ -1,4 +1,4 @@
-"""The frozen description of a network, which round-trips through ``config.json``."""
+"""Settings of the spiking network, as ``config.json`` stores them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from msgspec import Meta
 from spikgpt.errors import ConfigError
 from spikgpt.reference.schema import require
 
-# Larger sizes only use up time or memory; neurons beyond these numbers fire always or never.
+# Range of the size of a layer. Larger sizes only use up time and memory.
 Size = Annotated[int, Meta(ge=1, le=100_000)]
+# Range of a constant of neurons. With values outside of this range, neurons fire always or never.
 Positive = Annotated[float, Meta(ge=1e-6, le=1e6)]
 MOST_LABELS = 10_000
-# Weights, and intermediate values of a cell: 1 GiB of float32, and 2 GiB for 1024 cells in float64.
+# Largest number of weights (1 GiB in float32), and largest number of intermediate values per cell (2 GiB for 1024
+# cells in float64).
 MOST_WEIGHTS, MOST_VALUES = 2**28, 2**18
 
 
@@ -25,39 +27,44 @@ MOST_WEIGHTS, MOST_VALUES = 2**28, 2**18
 class SpikGPTConfig:
     """Shape and neuron settings of a :class:`spikgpt.engines.model.SpikingClassifier`.
 
-    The fields are checked when a config is created; a wrong value is a ConfigError.
+    The fields are checked when a config is created; an invalid value raises a ConfigError.
     """
 
-    # Values in a cell embedding, and classes of the head.
+    # Length of a cell embedding, and number of labels.
     input_dim: Size
     n_labels: Annotated[int, Meta(ge=2, le=MOST_LABELS)]
-    # Neurons in each of query, key and value. The paper has width == input_dim; a linear stem joins the two otherwise.
+    # Number of neurons in each of query, key and value. The paper has width == input_dim. If the two differ, a linear
+    # layer, the stem, maps the embedding to this width.
     width: Size = 128
-    # Q Kᵀ is summed within a head, so fewer, wider heads fire more readily.
+    # Number of attention heads. Q Kᵀ is summed within a head, so neurons of fewer, wider heads fire more readily.
     heads: Size = 8
     # The paper's m: a cell embedding is one token, repeated m times.
     copies: Size = 300
-    # The paper's T. Every layer sees the same input at each step; only membrane potentials change.
+    # The paper's T, the number of time steps. The network gets the same embedding at each step; only the membrane
+    # potentials, and so the spikes, change.
     time_steps: Annotated[int, Meta(ge=1, le=1000)] = 4
-    # One block, as in the paper. More blocks gave no better labels on references of a few thousand cells.
+    # Number of blocks of attention and MLP. The paper has one block. More blocks gave no better labels on references of
+    # a few thousand cells.
     depth: Annotated[int, Meta(ge=1, le=100)] = 1
-    # Hidden neurons of the MLP, as a multiple of width.
+    # Number of hidden neurons of the MLP, as a multiple of width.
     mlp_ratio: Annotated[float, Meta(gt=0, le=100)] = 2.0
-    # The paper's dropout, inside the MLP and in training only.
+    # Dropout probability as in the paper, inside the MLP and in training only.
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
-    # True: the m copies share one dropout mask. False: each copy draws its own, as in the paper; averaged over
-    # 300 copies such a dropout all but vanishes, so sharing is the stronger regulariser.
+    # True: the m copies of a cell share one dropout mask. False: each copy draws its own mask, as in the paper.
+    # Averaged over 300 copies, separate masks have almost no effect, so a shared mask is the stronger regulariser.
     shared_dropout: bool = True
-    # Add each layer's input to its output. Spikes alone carry T + 1 levels a neuron; the residual keeps the embedding.
+    # Add the input of attention and of MLP to their output. In T steps a neuron fires 0 to T times, so spikes alone
+    # carry only T + 1 levels per neuron. The addition keeps the values of the embedding.
     residual: bool = True
-    # The s in SN(Q Kᵀ V s). None means 1 / m, for which two coincident spikes fire a neuron of threshold 1 at once.
-    # Spikformer's 0.125 with m = 300 makes any single coincidence fire, and the attention is then a plain AND.
+    # Scale s of the attention SN(Q Kᵀ V s), where SN stands for spiking neurons. None means 1 / m: two coincidences of
+    # query and key spikes then fire a neuron of threshold 1 at once. With Spikformer's 0.125 and m = 300, one
+    # coincidence is enough, and the attention is a plain logical AND.
     attention_scale: Positive | None = None
-    # Membrane time constant, in time steps; SpikingJelly's default. A leaky neuron's is above 1.
+    # Membrane time constant in time steps; the default is that of SpikingJelly. A leaky neuron needs a value above 1.
     tau: Annotated[float, Meta(ge=1.001, le=1e6)] = 2.0
-    # Firing threshold of the membrane potential. BatchNorm brings every input to unit variance before it.
+    # Membrane potential at which a neuron fires. BatchNorm scales the input of the neurons to unit variance.
     v_threshold: Positive = 1.0
-    # Derivative used for the spike in training, and its sharpness. Inference does not depend on either.
+    # Surrogate gradient of a spike in training, and the steepness of this gradient. Inference depends on neither.
     surrogate: Literal["atan", "sigmoid"] = "atan"
     surrogate_alpha: Positive = 2.0
 
@@ -81,12 +88,12 @@ class SpikGPTConfig:
 
     @property
     def scale(self) -> float:
-        """The s in SN(Q Kᵀ V s)."""
+        """Scale s of the attention SN(Q Kᵀ V s): ``attention_scale``, or 1 / ``copies`` by default."""
         return 1 / self.copies if self.attention_scale is None else self.attention_scale
 
     @property
     def hidden_dim(self) -> int:
-        """Hidden neurons of the MLP."""
+        """Number of hidden neurons of the MLP."""
         return max(1, round(self.width * self.mlp_ratio))
 
     @property
@@ -97,7 +104,7 @@ class SpikGPTConfig:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each of the classifier's weights, by name."""
         shapes: dict[str, tuple[int, ...]] = {"head.weight": (self.n_labels, self.width), "head.bias": (self.n_labels,)}
-        # Linear layers with a BatchNorm: input and output sizes.
+        # Input and output size of each linear layer that is followed by a BatchNorm.
         normed = {"stem": (self.input_dim, self.width)} if self.has_stem else {}
         for block in (f"blocks.{index}" for index in range(self.depth)):
             normed[f"{block}.attention.query_key_value"] = (self.width, 3 * self.width)
@@ -111,7 +118,7 @@ class SpikGPTConfig:
         return shapes
 
     def check(self, weights: Mapping[str, Any]) -> None:
-        """Refuse weights of the classifier, arrays or tensors by name, with other shapes."""
+        """Refuse weights of the classifier whose names or shapes differ from those of :meth:`shapes`."""
         expected, given = self.shapes(), {name: tuple(weight.shape) for name, weight in weights.items()}
         different = sorted(name for name in expected | given if expected.get(name) != given.get(name))
         shown = ", ".join(f"{name} (expected {expected.get(name)}, found {given.get(name)})" for name in different[:3])
@@ -119,7 +126,7 @@ class SpikGPTConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SpikGPTConfig:
-        """Return the config of ``config.json``, which must state every field."""
+        """Return the config from its fields in ``config.json``, none of which may be missing."""
         known = {field.name for field in dataclasses.fields(cls)}
         missing, unknown = sorted(known - values.keys()), sorted(values.keys() - known)
         if missing or unknown:

@@ -1,4 +1,4 @@
-"""Read and write references: nothing is guessed, and all files must fit together."""
+"""Read and write references; refuse a reference whose files are missing, invalid or contradict each other."""
 
 from __future__ import annotations
 
@@ -30,24 +30,28 @@ from spikgpt.scoring.thresholds import Thresholds
 from spikgpt.version import __version__
 
 CLASSIFIER, EMBEDDER, FAMILIARITY = "classifier.", "embedder.", "familiarity."
-# The entry of this library in config.json.
+# The field "library" of config.json, with the versions of this library that can read the reference.
 LIBRARY = {"name": "spikgpt", "version": __version__, "requires": stored_format.LIBRARY_RANGE}
 
 # JSON files that the card is made from.
 CARD_SOURCES = ("config", "labels", "thresholds", "metrics")
 
 Tensors = dict[str, npt.NDArray[Any]]
-# Limits of stored values: the largest number, log expression, the least deviation, and components.
+# Limits of stored values: largest absolute value, largest log expression, smallest standard deviation of a gene, and
+# largest number of principal components.
 LARGEST_WEIGHT, LARGEST_LOG, LEAST_DEVIATION, MOST_COMPONENTS = 1e12, 50.0, 1e-6, 2048
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A reference.
+    """A trained reference: its network, embedding, labels, genes, thresholds for Unknown, and measured scores.
 
-    ``embedder`` (settings), ``provenance`` and ``metrics`` are plain JSON values. ``tensors`` are named as in
-    ``model.safetensors``. ``files`` holds all files but the manifest by name, once :func:`build_reference` has made
-    the files. ``origin`` is the repository and the commit on the Hub, ``digest`` the sha256 of the manifest.
+    ``embedder`` holds the settings of the embedding. ``embedder``, ``provenance`` and ``metrics`` are plain JSON
+    values. ``more_genes`` are the genes that help to impute missing genes; None without imputation. ``familiarity``
+    holds the centroids of the labels in the space of cell vectors; None for a reference of format 1. ``tensors`` have
+    the names that ``model.safetensors`` uses. ``files`` holds the content of all files but the manifest, by name;
+    ``files`` is empty until :func:`build_reference` has made them. ``origin`` is ``REPOSITORY@COMMIT`` on the Hub; None
+    for a reference that is not from the Hub. ``digest`` is the sha256 of the manifest.
     """
 
     name: str
@@ -66,12 +70,12 @@ class Reference:
     digest: str = ""
 
     def part(self, prefix: str) -> Tensors:
-        """Return the tensors of ``CLASSIFIER``, ``EMBEDDER`` or ``FAMILIARITY``, without the prefix."""
+        """Return the tensors whose names start with ``prefix``, such as ``CLASSIFIER``, by name without the prefix."""
         return {name.removeprefix(prefix): self.tensors[name] for name in self.tensors if name.startswith(prefix)}
 
 
 def read_reference(source: str | Path | Mapping[str, bytes], origin: str | None = None) -> Reference:
-    """Return a reference from its folder or its files in memory, each compared with the manifest.
+    """Return a reference from its folder or its files in memory; compare each file with the manifest.
 
     Raises
     ------
@@ -86,7 +90,7 @@ def read_reference(source: str | Path | Mapping[str, bytes], origin: str | None 
     config, labels, thresholds, metrics = (parsed(files[f"{name}.json"], f"{name}.json") for name in CARD_SOURCES)
     try:
         tensors = load_tensors(files["model.safetensors"])
-    except (SafetensorError, KeyError, ValueError) as error:  # NumPy lacks some types and shapes
+    except (SafetensorError, KeyError, ValueError) as error:  # NumPy lacks some types of tensors
         msg = f"model.safetensors is not a safetensors file of known types ({error}). Get the reference again."
         raise DamagedReference(msg) from None
     genes = decoded(files["genes.json"], "genes.json", Genes)
@@ -117,19 +121,19 @@ def read_reference(source: str | Path | Mapping[str, bytes], origin: str | None 
 
 
 def build_reference(parts: Reference) -> Reference:
-    """Return a reference with the files that :func:`build_files` makes, after the checks of :func:`read_reference`."""
+    """Return a reference with its files, which :func:`build_files` makes and :func:`read_reference` checks."""
     return read_reference(build_files(parts), parts.origin)
 
 
 def save(reference: Reference, folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Write a reference folder, atomically; with ``overwrite``, replace a reference that is there."""
+    """Write a reference to a folder, atomically; with ``overwrite``, replace a reference in this folder."""
     folder = Path(folder)
     stored_format.check_writable(folder, overwrite=overwrite)
     return stored_format.write_files(with_manifest(reference.files), folder)
 
 
 def build_files(parts: Reference) -> dict[str, bytes]:
-    """Return every file of a reference but graphs, made from its other fields, the manifest last."""
+    """Return the contents of the files of a reference by name, the manifest last; ONNX graphs are not included."""
     config = {
         "format_version": stored_format.FORMAT_VERSION,
         "library": LIBRARY,
@@ -158,13 +162,13 @@ def _gene_names(parts: Reference) -> dict[str, Any]:
 
 
 def with_graphs(reference: Reference, graphs: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files of a reference with its graphs and parity report replaced by these."""
+    """Return the files of a reference with new ONNX graphs; ``graphs`` holds also their parity report, by name."""
     kept = (*stored_format.FILES, PICTURE, RELIABILITY)
     return with_card({name: content for name, content in reference.files.items() if name in kept} | dict(graphs))
 
 
 def with_repository(reference: Reference, repository: str) -> dict[str, bytes]:
-    """Return the files of a reference with a card that names its repository."""
+    """Return the files of a reference with the name of its Hub repository added to ``config.json`` and the card."""
     config = parsed(reference.files["config.json"], "config.json")
     config["provenance"]["repository"] = repository
     config["library"] = LIBRARY
@@ -172,7 +176,7 @@ def with_repository(reference: Reference, repository: str) -> dict[str, bytes]:
 
 
 def with_card(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files of a reference in order, with the card, its pictures and the manifest made anew."""
+    """Return the files of a reference with a new card and manifest; missing pictures of the card are drawn."""
     metrics = parsed(files["metrics.json"], "metrics.json")
     made = {**files, "README.md": card_text(files)}
     if PICTURE not in files:
@@ -183,7 +187,7 @@ def with_card(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def card_text(files: Mapping[str, bytes]) -> bytes:
-    """Return the card of a reference, in the wording of this version."""
+    """Return the card of a reference as UTF-8 bytes, in the wording of this version."""
     config, labels, thresholds, metrics = (parsed(files[f"{name}.json"], f"{name}.json") for name in CARD_SOURCES)
     return card(
         config["name"], labels, thresholds, metrics, config["provenance"], onnx=stored_format.GRAPH in files
@@ -191,7 +195,7 @@ def card_text(files: Mapping[str, bytes]) -> bytes:
 
 
 def _checked(reference: Reference) -> Reference:
-    """Return a reference with its label geometry; refuse parts that do not fit together."""
+    """Return a reference with its label geometry; refuse a reference whose files contradict each other."""
     config, names, counted = reference.config, reference.labels.names, tuple(reference.metrics["cells_per_label"])
     require(
         len(names) == config.n_labels,
@@ -218,16 +222,16 @@ def _checked(reference: Reference) -> Reference:
 
 
 def _largest(array: npt.NDArray[Any]) -> float:
-    """Return the largest absolute value; NaN counts as the largest.
+    """Return the largest absolute value of a floating-point array; NaN counts as the largest.
 
-    Without their signs, floating-point numbers sort like their bits, and integers are compared far faster.
+    The bits of absolute values, read as integers, sort like the values. Integers are compared far faster.
     """
     bits = array.view(f"u{array.itemsize}")
     return float((bits & (np.iinfo(bits.dtype).max >> 1)).max(initial=0).view(array.dtype))
 
 
 def _check_numbers(tensors: Tensors) -> None:
-    """Refuse values of a pca embedder that no expression data have."""
+    """Refuse tensors of a pca embedder with impossible values, such as negative standard deviations."""
     deviations = [tensors[name] for name in sorted(tensors) if name.endswith(("std", "stds", "shares"))]
     above = [tensors[name].min(initial=1) >= LEAST_DEVIATION for name in ("std", "more_std") if name in tensors]
     valid = all(above) and all(array.min(initial=1) >= 0 for array in deviations)

@@ -1,4 +1,4 @@
-"""The files of a reference (format 3), each compared with the manifest before it is parsed."""
+"""File format of references (format 3). Each file is compared with the manifest before its content is parsed."""
 
 from __future__ import annotations
 
@@ -18,34 +18,36 @@ from spikgpt.reference.schema import Entry, Header, ParityRecord, ReferenceManif
 from spikgpt.version import __version__
 
 FORMAT_VERSION = 3
-# The oldest version of this library that reads format 3. Newer ones read older formats too.
+# Versions of this library that read format 3. Newer versions read older formats too.
 LIBRARY_RANGE = ">=0.6"
-# Size and sha256 of every other file.
+# File with the size and the sha256 of every other file.
 MANIFEST = "manifest.json"
 FILES = (
     "config.json",  # format and library versions, network, embedder, recipe and provenance
-    "model.safetensors",  # weights: classifier.*, embedder.*, and the geometry of labels, familiarity.*
-    "labels.json",  # label index to name and Cell Ontology id
+    "model.safetensors",  # tensors: classifier.*, embedder.*, and familiarity.*, the geometry of the labels
+    "labels.json",  # name and Cell Ontology id of each label, by its index
     "thresholds.json",  # rules for Unknown cells
     "genes.json",  # genes that the network reads, in order, with their sha256, and genes to impute them from
     "metrics.json",  # scores on held-out reference cells
-    "README.md",  # the card; its pictures show the confusion matrix, and accuracy by confidence
+    "README.md",  # the model card
 )
+# Pictures of the card: the confusion matrix, and accuracy by confidence.
 PICTURE, RELIABILITY = "confusion_matrix.png", "reliability.png"
-# The graph of each precision: fp16 for GPUs, int8 (weights of 8 bits) for CPUs.
+# ONNX graph of the network in each precision: fp16 is for GPUs, int8 (8-bit weights) for CPUs.
 GRAPH = "onnx/model.onnx"
 GRAPHS = {"fp32": GRAPH, "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_int8.onnx"}
 PRECISIONS = {name: precision for precision, name in GRAPHS.items()}
-# The network of scGPT, from tokens to an embedding; and scGPT with the classifier, from tokens to labels.
+# ONNX graph of scGPT, from tokens to an embedding; and of scGPT with the classifier, from tokens to labels.
 ENCODER, COMBINED = "onnx/encoder.onnx", "onnx/combined.onnx"
-# The sha256 of the files that the graphs were made from, and the agreement of graphs and weights.
+# Parity report: the sha256 of the files that the graphs were made from, and a comparison of the results of graphs and
+# weights.
 PARITY = "onnx/parity.json"
 OPTIONAL = (PICTURE, RELIABILITY, *GRAPHS.values(), ENCODER, COMBINED, PARITY)
 LAYOUT = (*FILES, *OPTIONAL, MANIFEST)
-# Files that graphs are made from; the parity report states the sha256 of each.
+# Files from which the ONNX graphs are made. The parity report states the sha256 of each file.
 GRAPH_SOURCES = ("model.safetensors", "labels.json", "thresholds.json", "genes.json")
-# Bytes of a file at most, and of all JSON files of a reference: files are read whole before they are checked.
-# The gene list of scGPT has 3 MB; its weights and its graph have 200 MB each.
+# Largest size in bytes of each file, and of all JSON files together. Limits are needed, because files are read whole
+# before they are checked. For comparison, scGPT's gene list has 3 MB, and its weights and its graph have 200 MB each.
 MIB = 1024 * 1024
 LARGEST = dict.fromkeys(LAYOUT, MIB) | {
     **{"config.json": 4 * MIB, "labels.json": 4 * MIB, "thresholds.json": 32 * MIB, "genes.json": 32 * MIB},
@@ -53,29 +55,30 @@ LARGEST = dict.fromkeys(LAYOUT, MIB) | {
     **dict.fromkeys((*GRAPHS.values(), ENCODER, COMBINED), 1024 * MIB),
 }
 LARGEST_JSON = 64 * MIB
-# From the files of each older format to those of the next format. A changed config.json states the next format.
+# For each older format, the function that converts its files to the next format. If the function changes config.json,
+# the new config.json states the next format.
 MIGRATIONS: dict[int, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
     # Format 2 adds the geometry of labels (familiarity.*).
     1: dict,
-    # Format 3 adds genes to impute from.
+    # Format 3 adds genes from which missing genes are imputed.
     2: dict,
 }
 
-# Some systems do not have this flag.
+# Flag that keeps open() from waiting on a FIFO; 0 on systems without this flag.
 NONBLOCKING = getattr(os, "O_NONBLOCK", 0)
-# The folder of a reference, or its files in memory.
+# The folder of a reference, or the contents of its files by name.
 Source = Path | Mapping[str, bytes]
 
 
 def stored_files(source: Source) -> dict[str, bytes]:
-    """Return every file of a reference as it is stored, each compared with the manifest, which is the last.
+    """Return every file of a reference as it is stored, the manifest last; compare each file with the manifest.
 
     Raises
     ------
     FormatError
         When a newer library wrote the reference.
     DamagedReference
-        When the manifest is not valid, or a file differs from it.
+        When the manifest is not valid, or a file differs from the manifest.
     """
     _checked_format(source)
     manifest = read_file(source, MANIFEST)
@@ -87,7 +90,7 @@ def stored_files(source: Source) -> dict[str, bytes]:
 
 
 def migrated(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files of a reference without the manifest, in the present format."""
+    """Return the files of a reference, converted to the current format, without the manifest."""
     present = {name: content for name, content in files.items() if name != MANIFEST}
     for older in range(_checked_format(files), FORMAT_VERSION):
         present = MIGRATIONS[older](present)
@@ -95,7 +98,7 @@ def migrated(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def verified_files(source: Source) -> dict[str, bytes]:
-    """Return :func:`stored_files` without the manifest, in the present format."""
+    """Read the files of a reference, compare them with the manifest, and return them in the current format."""
     return migrated(stored_files(source))
 
 
@@ -105,12 +108,15 @@ def digest_of(manifest: bytes) -> str:
 
 
 def hashes_of(stored: Mapping[str, bytes]) -> dict[str, str]:
-    """Return the sha256 of each file, as the manifest states them."""
+    """Return the sha256 of each file, by file name, from the manifest among the stored files."""
     return {name: entry.sha256 for name, entry in decoded(stored[MANIFEST], MANIFEST, ReferenceManifest).files.items()}
 
 
 def check_graphs(files: Mapping[str, bytes], hashes: Mapping[str, str]) -> None:
-    """Refuse graphs that were made from files with other hashes, or that the parity report does not list."""
+    """Refuse ONNX graphs that were made from other files, or that the parity report does not list.
+
+    ``hashes`` is the sha256 of each file, by file name.
+    """
     graphs = {name: hashes[name] for name in files if name.endswith(".onnx")}
     require(bool(graphs) == (PARITY in files), f"A reference has both graphs and {PARITY}, or neither.")
     if not graphs:
@@ -126,12 +132,12 @@ def check_graphs(files: Mapping[str, bytes], hashes: Mapping[str, str]) -> None:
 
 
 def graph_sources(files: Mapping[str, bytes]) -> dict[str, str]:
-    """Return the sha256 of each file that a graph is made from."""
+    """Return the sha256 of each file from which the ONNX graphs are made, by file name."""
     return {name: hashlib.sha256(files[name]).hexdigest() for name in GRAPH_SOURCES}
 
 
 def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
-    """Replace the reference in a folder, atomically; files that belong to no reference stay."""
+    """Write the files of a reference to a folder, atomically; files that belong to no reference stay."""
     with replacing(folder) as fresh:
         for name, content in files.items():
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +147,7 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
 
 
 def keep_other_files(folder: Path, fresh: Path) -> None:
-    """Copy files that belong to no reference from a folder into the folder that replaces it."""
+    """Copy files that belong to no reference from ``folder`` to ``fresh``, the folder that will replace ``folder``."""
     for path in [path for path in folder.rglob("*") if path.is_file()]:
         kept = fresh / path.relative_to(folder)
         if path.relative_to(folder).as_posix() not in LAYOUT:
@@ -150,7 +156,7 @@ def keep_other_files(folder: Path, fresh: Path) -> None:
 
 
 def check_writable(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds something else or cannot be written, before the reference is made."""
+    """Refuse a folder that cannot be written, holds other files, or holds a reference that must not be replaced."""
     check_target(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
@@ -163,7 +169,7 @@ def check_writable(folder: Path, *, overwrite: bool) -> None:
 
 
 def with_manifest(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files of a reference in their order, the manifest last."""
+    """Return the files of a reference in a fixed order, with a new manifest as the last file."""
     ordered = {name: files[name] for name in (*FILES, *OPTIONAL) if name in files}
     return ordered | {MANIFEST: dumped(ReferenceManifest({name: _entry(content) for name, content in ordered.items()}))}
 
@@ -173,7 +179,7 @@ def _entry(content: bytes) -> Entry:
 
 
 def _entries(manifest: bytes) -> dict[str, Entry]:
-    """Return the entries of a manifest; refuse missing and unknown files, and files that are too large."""
+    """Return the size and sha256 of each file that a manifest lists; refuse missing, unknown and too large files."""
     entries = decoded(manifest, MANIFEST, ReferenceManifest).files
     missing, unexpected = sorted(set(FILES) - entries.keys()), sorted(entries.keys() - set(FILES) - set(OPTIONAL))
     require(not missing, f"{MANIFEST} does not list {', '.join(missing)}.")
@@ -186,7 +192,10 @@ def _entries(manifest: bytes) -> dict[str, Entry]:
 
 
 def read_file(source: Source, name: str, limit: int | None = None) -> bytes:
-    """Return the content of a regular file of a reference, which has at most ``limit`` bytes."""
+    """Return the content of a file of a reference; refuse links out of the folder, devices and too large files.
+
+    ``limit`` is the largest size in bytes; None for the limit that ``LARGEST`` sets for this file.
+    """
     limit = LARGEST[name] if limit is None else limit
     if not isinstance(source, Path):
         require(name in source, f"It has no {name}, which every reference has.")
@@ -200,7 +209,8 @@ def read_file(source: Source, name: str, limit: int | None = None) -> bytes:
         blobs = home.parents[1] / "blobs" if len(home.parents) > 1 and home.parent.name == "snapshots" else home
         inside = target.is_relative_to(home) or target.is_relative_to(blobs)
         require(inside, f"{path} is a link that leaves its folder. Do not use this reference.")
-        # Opening a device may act on it. The opened file may be another than the one that was checked.
+        # Check before opening, because opening a device may have an effect. Check again after opening, because the file
+        # may have been replaced meanwhile.
         irregular = f"{path} is no regular file. Do not use this reference."
         require(stat.S_ISREG(target.stat().st_mode), irregular)
         with os.fdopen(os.open(target, os.O_RDONLY | NONBLOCKING), "rb") as opened:
@@ -228,7 +238,7 @@ def _checked_format(source: Source) -> int:
     except InvalidSpecifier:
         msg = f"config.json requires spikgpt {needs!r}; expected a range such as '>=0.1'. Get the reference again."
         raise DamagedReference(msg) from None
-    # A range may end below this version: older references can be read.
+    # Upper ends of the range are ignored, because this version reads references of older versions.
     too_old = any(not part.contains(__version__, prereleases=True) for part in versions if ">" in part.operator)
     if version > FORMAT_VERSION or too_old:
         msg = (

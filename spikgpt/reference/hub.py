@@ -1,6 +1,7 @@
-"""The Hugging Face Hub. Only this module and hub_* use its client.
+"""Download from the Hugging Face Hub, and push to the Hub.
 
-The client loads its parts when they are first used, which takes a third of a second; importing this module does not.
+Only this module and the modules ``hub_*`` send requests with the client, huggingface_hub. The client loads its parts
+when they are first used, which takes a third of a second. Importing this module does not load these parts.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ from spikgpt.reference.hub_requests import SPEED, Listing, RepositoryEntry, get_
 from spikgpt.version import __version__
 
 REPOSITORY = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-# Revisions that git allows and that can name a file.
+# Names of branches, tags and commits that git allows and that can be file names.
 REVISION = re.compile(r"(?!.*(//|\.\.|/\.|\.lock(/|\Z)))[A-Za-z0-9_]([A-Za-z0-9_./+-]{0,198}[A-Za-z0-9_+-])?")
-# Seconds to wait for an answer, and seconds of one step of a push, apart from the time to send the files.
+# Seconds to wait for an answer, and seconds for one step of a push. The time to send the files is added.
 TIMEOUT, PUSH_PATIENCE = 10.0, 300.0
-# Seconds to wait for the list of references, which a machine without internet shows too.
+# Seconds to wait for the list of references on the Hub. The wait is short, because machines without internet list
+# references too.
 LIST_TIMEOUT = 4.0
 
 T = TypeVar("T")
@@ -79,9 +81,9 @@ class CachedCommit:
 
 @dataclass(frozen=True)
 class Hub:
-    """A client of the Hub; the fields are those of :class:`spikgpt.options.HubOptions`.
+    """Client of the Hugging Face Hub; the fields are those of :class:`spikgpt.options.HubOptions`.
 
-    The default token is the stored one, which is sent to the default endpoint only.
+    If ``token`` is None, the token that is stored on this machine is used, and is sent to the default endpoint only.
     """
 
     endpoint: str | None = None
@@ -104,20 +106,20 @@ class Hub:
         return client.HfApi(self._endpoint, self._token, library_name="spikgpt", library_version=__version__)
 
     def snapshot(self, repo: str, revision: str | None, files: Collection[str], *, required: Collection[str]) -> Path:
-        """Return the folder, named by the commit, of some files of a branch, a tag or a commit.
+        """Download files of a revision into the cache, and return their folder, whose name is the commit.
 
-        A cached commit with all ``required`` files needs no request. A cached folder is used when the Hub cannot be
-        reached. ``files`` that the repository lacks are left out. Every download has the hash that the Hub
-        lists, or is deleted.
+        ``revision`` is a branch, a tag or a commit; None for the main branch. A commit that is cached with all
+        ``required`` files needs no request. If the Hub cannot be reached, the cached files are used. ``files`` that the
+        repository lacks are left out. A download is deleted if its hash differs from the hash that the Hub lists.
 
         Raises
         ------
         ReferenceNotFound
             When there is no such repository or revision, or it is not cached and requests are turned off.
         DamagedReference
-            When a file of the repository has a name that leaves its folder, or arrives with another hash.
+            When the name of a file leads out of the folder, or a download has another hash than the Hub lists.
         HubError
-            When the Hub refuses, or cannot be reached and nothing is cached.
+            When the Hub refuses the request, or cannot be reached and the revision is not cached.
         """
         _check_names(repo, revision)
         cache, name = self._cache(repo), named(repo, revision)
@@ -148,7 +150,10 @@ class Hub:
         return folder
 
     def repair(self, repo: str, commit: str, files: Collection[str]) -> bool:
-        """Download cached files again that lack the hash that the Hub lists; return whether there were any."""
+        """Download damaged files of the cache again; return True if there were any.
+
+        A file is damaged if its hash differs from the hash that the Hub lists.
+        """
         folder = self._cache(repo).storage / "snapshots" / commit
         try:
             listing = self._listing(repo, commit)
@@ -161,20 +166,20 @@ class Hub:
         return bool(damaged)
 
     def has_cached(self, repo: str) -> bool:
-        """Return whether the local cache has the main branch of a repository."""
+        """Return True if the local cache has the main branch of a repository."""
         return self._cache(repo).folder(None) is not None
 
     def names(self, repo: str, revision: str | None) -> list[str]:
-        """Return the names of all files of a repository."""
+        """Return the sorted names of all files at a revision of a repository; None for the main branch."""
         return sorted(self._listing(repo, revision).files)
 
     def push(
         self, repo: str, files: Mapping[str, bytes], options: PushOptions, *, removable: Collection[str] = ()
     ) -> Push:
-        """Make a repository hold these files, in one commit, and return the changes.
+        """Push files to a repository in one commit, and return the changes.
 
         A missing repository is created. Unchanged files are not sent again. Files of the repository that are in
-        ``removable`` and not in ``files`` are removed; others stay. Nothing is committed when the Hub refuses, or when
+        ``removable`` and not in ``files`` are removed; other files stay. Nothing is committed if the Hub refuses, or if
         somebody else has committed meanwhile.
         """
         if options.pull_request and (options.branch or options.tag):
@@ -204,7 +209,7 @@ class Hub:
         return pushed
 
     def cached(self, files: Collection[str]) -> list[CachedCommit]:
-        """Return the commits in the cache that have all of some files."""
+        """Return the cached commits that contain all of ``files``, sorted by repository."""
         try:
             info = client.scan_cache_dir(self._cache_folder)
         except client.CacheNotFound:
@@ -221,7 +226,7 @@ class Hub:
         )
 
     def references(self, author: str) -> list[RepositoryEntry]:
-        """Return the repositories of a namespace that hold references, by name."""
+        """Return the repositories with references in a namespace, sorted by name; none if requests are turned off."""
         if self.local_files_only:
             return []
         parameters = {"author": author, "filter": TAGS[0], "limit": 1000}
@@ -238,9 +243,10 @@ class Hub:
         return sorted(rows, key=lambda row: row.id)
 
     def _state_before(self, repo: str, options: PushOptions) -> tuple[Listing | None, str | None]:
-        """Return the branch to push to, else the main branch that it starts from, and the commit of the tag.
+        """Return the listing of the branch before a push, and the commit that the tag of the push names already.
 
-        None stands for no repository, and for no tag.
+        A new branch starts from the main branch, so its listing is that of the main branch. The listing is None if
+        the repository does not exist. The commit is None if the tag does not exist.
         """
         try:
             main = self._listing(repo, None)
@@ -257,7 +263,7 @@ class Hub:
         return self._listing(repo, options.branch) if has_branch else main, tagged
 
     def _tag(self, repo: str, tag: str, commit: str) -> None:
-        """Tag a commit that was pushed; say that the commit is there when it cannot be tagged."""
+        """Tag a pushed commit; if this fails, raise an error which says that the commit was pushed without the tag."""
         try:
             with translated_errors(repo, writing=True):
                 self._push_step(lambda: self._api.create_tag(repo, tag=tag, revision=commit))
@@ -277,7 +283,7 @@ class Hub:
             return retried(lambda: with_timeout(f"the refs of {repo}", lambda: self._api.list_repo_refs(repo)))
 
     def _commit(self, repo: str, files: Mapping[str, bytes], options: PushOptions, removable: Collection[str]) -> Push:
-        """Commit the changed files on top of the commit that they were compared with."""
+        """Commit the changed files; the parent is the commit with which they were compared."""
         parent = self._listing(repo, options.branch)
         changes = _changes(parent, files, removable)
         operations: list[client.CommitOperationAdd | client.CommitOperationDelete] = []
@@ -303,7 +309,7 @@ class Hub:
         return Push(repo, changes, made.oid, made.pr_url or url)
 
     def _push_step(self, call: Callable[[], T], size: int = 0) -> T:
-        """Run one push step with a size-dependent timeout."""
+        """Run one step of a push; the timeout grows with ``size``, the number of bytes to send."""
 
         def step() -> T:
             with pushing():
@@ -339,7 +345,7 @@ class Hub:
             raise ConfigError(msg) from None
 
     def _listing(self, repo: str, revision: str | None) -> Listing:
-        """Request the commit and the files of a revision, and refuse unsafe names and sizes."""
+        """Return the commit and the files of a revision from the Hub; refuse unsafe file names and too large files."""
         with translated_errors(repo, revision):
             url = f"{self._endpoint}/api/models/{repo}"
             url += f"/revision/{quote(revision, safe='')}" if revision else ""
@@ -361,20 +367,20 @@ class Hub:
 
 
 def parse(name: str) -> tuple[str, str | None] | None:
-    """Return the repository and the revision of ``org/repo[@revision]``, or None for anything else."""
+    """Split ``org/repo[@revision]`` into repository and revision (None if absent); return None for other texts."""
     match = REPOSITORY.fullmatch(name)
     return (match["repo"], match["revision"]) if match else None
 
 
 def check_repository(repo: str) -> None:
-    """Refuse anything but the name of a repository to push to."""
+    """Refuse a name of a repository that does not have the form ``ORG/NAME``."""
     if not (match := REPOSITORY.fullmatch(repo)) or match["revision"]:
         msg = f"{repo!r} is no name of a repository; expected ORG/NAME."
         raise ConfigError(msg)
 
 
 def _check_names(repo: str, revision: str | None) -> None:
-    """Refuse malformed names of repositories and revisions before any path is made of them."""
+    """Refuse malformed names of repositories and revisions, because paths of the cache are made of both."""
     from huggingface_hub import utils
 
     if revision is not None and not REVISION.fullmatch(revision):
@@ -385,7 +391,7 @@ def _check_names(repo: str, revision: str | None) -> None:
 
 
 def _changes(before: Listing | None, files: Mapping[str, bytes], removable: Collection[str]) -> tuple[Change, ...]:
-    """Return the changes that make a repository hold these files."""
+    """Compare files with the listing of a repository, None for a new repository; return the change of each file."""
     remote = before.files if before else {}
     changes = []
     for path, content in files.items():

@@ -1,7 +1,7 @@
-"""The cache of huggingface_hub: ``models--ORG--NAME/snapshots/COMMIT/FILE``, each a link to ``blobs/HASH``.
+"""The cache of huggingface_hub, where ``models--ORG--NAME/snapshots/COMMIT/FILE`` is a link to ``blobs/HASH``.
 
-The content of a cache is not trusted: other programs may write to it. A link that leads anywhere but to a blob counts
-as missing.
+The content of the cache is not trusted, because other programs may write to the cache. A link that does not lead to a
+file in ``blobs`` counts as a missing file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ class RepositoryCache:
     storage: Path
 
     def folder(self, revision: str | None) -> Path | None:
-        """Return the folder of a branch, a tag or a commit, which may be incomplete; None without a folder."""
+        """Return the cache folder of a branch, a tag or a commit; None if there is no such folder.
+
+        The folder may lack files. ``revision`` None stands for the main branch.
+        """
         ref = self.storage / "refs" / (revision or "main")
         try:
             commit = ref.read_text()[:41].strip() if ref.is_file() else revision
@@ -51,7 +54,10 @@ class RepositoryCache:
 
 
 def cached_file(folder: Path, name: str) -> Path | None:
-    """Return the blob of a file of a cached commit, or the file itself in a cache without links; None without one."""
+    """Return the path of the content of a cached file; None if the file is missing or its link leaves the cache.
+
+    The path is that of a blob or, in a cache without links, that of the file itself.
+    """
     link = folder / name
     try:
         home, target = folder.resolve(strict=True), link.resolve(strict=True)
@@ -63,14 +69,14 @@ def cached_file(folder: Path, name: str) -> Path | None:
 
 
 def hashed(content: bytes, *, large: bool) -> str:
-    """Return the hash by which the Hub names a file: sha256 for large files, else git's."""
+    """Return the hash by which the Hub identifies a file: sha256 for a large (LFS) file, else the git object id."""
     return hashlib.sha256(content).hexdigest() if large else git_oid(content)
 
 
 def altered(folder: Path, files: Mapping[str, bytes]) -> list[str]:
-    """Return the names of cached files whose content differs from the hash that names their blob.
+    """Return the names of cached files whose content does not have the hash that is the name of their blob.
 
-    A cache without links names no hashes.
+    Files in a cache without links are not checked, because they have no blobs.
     """
     linked = [name for name in files if (folder / name).is_symlink()]
     hashes = {name: path.name if (path := cached_file(folder, name)) else "" for name in linked}
@@ -78,7 +84,7 @@ def altered(folder: Path, files: Mapping[str, bytes]) -> list[str]:
 
 
 def hash_of_file(path: Path, *, large: bool) -> str:
-    """Return :func:`hashed` of a file, which is read in parts."""
+    """Return the hash of a file, as :func:`hashed` does, without reading the whole file into memory."""
     if large:
         return sha256_of(path)
     with path.open("rb") as file:
@@ -87,5 +93,5 @@ def hash_of_file(path: Path, *, large: bool) -> str:
 
 
 def git_oid(content: bytes) -> str:
-    """Return git's hash of a file's content."""
+    """Return the git object id of a file's content, a SHA-1 hash."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 def download(api: HfApi, repo: str, folder: Path, files: Sequence[ListedFile]) -> None:
-    """Download files into ``folder``, which the cache has for their commit; the errors are the client's.
+    """Download files into ``folder``, the cache folder of their commit; errors of the client are not translated.
 
     Raises
     ------
     DamagedReference
-        When a file arrives with another hash twice.
+        When two downloads of a file have another hash than the Hub lists.
     """
     for file in files:
         if (link := folder / file.rfilename).is_symlink() and not cached_file(folder, file.rfilename):
-            link.unlink()  # leads out of the cache, or nowhere
+            link.unlink()  # the link leads out of the cache, or nowhere
     remaining = list(files)
     for force in (False, True):
         if remaining:
@@ -43,9 +43,9 @@ def download(api: HfApi, repo: str, folder: Path, files: Sequence[ListedFile]) -
 
 
 def _attempt(api: HfApi, repo: str, folder: Path, remaining: list[ListedFile], *, force: bool) -> None:
-    """Download the files in ``remaining`` concurrently, and remove those from the list that are whole.
+    """Download the files in ``remaining`` concurrently, and remove each undamaged file from this list.
 
-    The client keeps a cached file unless it is forced to replace it. The client moves a file into the cache before the
+    The client keeps a cached file unless ``force_download`` is True. The client moves a file into the cache before the
     hash is known. So the thread of each download deletes a damaged file itself, also if other downloads fail.
     """
     from huggingface_hub import utils
@@ -70,7 +70,7 @@ def _attempt(api: HfApi, repo: str, folder: Path, remaining: list[ListedFile], *
                     whole = is_whole(folder, file)
                     break
                 except FileNotFoundError:
-                    # Another process has just deleted the file, as its own copy was damaged.
+                    # Another process has just deleted the file, because its own download was damaged.
                     if not tries_left:
                         raise
             if whole:
@@ -83,7 +83,7 @@ def _attempt(api: HfApi, repo: str, folder: Path, remaining: list[ListedFile], *
 
 
 def _delete_damaged(folder: Path, file: ListedFile) -> None:
-    """Delete a cached file if it is damaged, under the client's lock, as another process may just have replaced it."""
+    """Delete a cached file if it is damaged; the client's lock keeps other processes from replacing it meanwhile."""
     from huggingface_hub.utils import WeakFileLock
 
     storage = folder.parents[1]
@@ -95,7 +95,7 @@ def _delete_damaged(folder: Path, file: ListedFile) -> None:
 
 
 def is_whole(folder: Path, file: ListedFile) -> bool:
-    """Return whether a cached file has the size and the hash that the Hub lists."""
+    """Return True if a cached file has the size and the hash that the Hub lists."""
     path = cached_file(folder, file.rfilename)
     if path is None or path.stat().st_size != file.length:
         return False

@@ -1,6 +1,6 @@
-"""Errors of the Hub: the errors after which a request is repeated, and the message for each error.
+"""Errors of the Hub: repeat requests after some errors, and turn each error into a message for the user.
 
-The client's errors are imported inside functions, as that takes a tenth of a second.
+The client's error classes are imported inside functions, because the import takes a tenth of a second.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ from urllib.parse import urlsplit
 
 from spikgpt.errors import ConfigError, HubError, ReferenceNotFound, SpikGPTError, install_command, printable
 
-# Tries of a read that may succeed the next time.
+# Largest number of attempts to read from the Hub.
 TRIES = 3
-# Seconds to wait for the next try at most. A Hub that asks for more than the tries left can wait is not asked again.
+# Longest wait before the next attempt, in seconds. If the Hub asks for a longer wait than all remaining attempts allow,
+# there is no further attempt.
 LONGEST_WAIT = 60.0
-# Statuses and failures that stay the same in the next try.
+# HTTP statuses and errors of the client after which a further attempt would fail too.
 REFUSALS = (400, 401, 403, 404, 409, 412, 413, 416, 422)
 HOPELESS = ("ConnectError", "OfflineModeIsEnabled", "ProxyError", "TooManyRedirects", "UnsupportedProtocol")
-# Variables that the client reads. Other programs read REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.
+# Environment variables of proxies, and the allowed schemes in the address of a proxy.
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 SCHEMES = ("http", "https", "socks5", "socks5h")
+# Environment variables of certificates that other programs read, and the client does not.
 OTHER_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 ADDRESS = re.compile(r"https?://[^/\s'\"]+(/[^\s'\"]*)?")
 BEARER = re.compile(r"(Bearer [!-~]+)?")
-# Errors of a disk; errors during writing name no file.
+# Error numbers of a disk. Errors during writing name no file, and are recognised by these numbers.
 DISK_ERRORS = (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE)
 LOG_IN = "log in with hf auth login, set HF_TOKEN or give a token"
 
@@ -70,14 +72,17 @@ def translated_errors(repo: str, revision: str | None = None, *, writing: bool =
 
 
 def cause_of(error: Exception) -> Exception:
-    """Return the error behind one that the client raises around another, or the error itself."""
+    """Return the cause of an error if the client only wraps the cause, otherwise the error itself."""
     cause = error.__cause__
     wrapped = type(error).__name__ in ("RuntimeError", "ValueError", "LocalEntryNotFoundError")
     return cause if wrapped and isinstance(cause, Exception) else error
 
 
 def _our_error(error: Exception, name: str, repo: str, done: str) -> SpikGPTError | None:
-    """Return the error that a user sees for one of the client; None for a mistake in this library."""
+    """Translate an error of the client into an error for the user; return None for a bug in this library.
+
+    ``name`` is the repository with its revision; ``done`` is ``read`` or ``written``.
+    """
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
@@ -105,7 +110,7 @@ def _our_error(error: Exception, name: str, repo: str, done: str) -> SpikGPTErro
 
 
 def _refusal(name: str, error: Exception, done: str) -> str:
-    """Return why the Hub refused a request or did not answer, and what to do."""
+    """Return a message which says why the Hub refused a request or did not answer, and what to do."""
     status = status_of(error)
     if status == 401:
         return f"The Hub does not know this token, or requires one, so {name} was not {done}: {LOG_IN}."
@@ -127,9 +132,9 @@ def _refusal(name: str, error: Exception, done: str) -> str:
 
 
 def retried(call: Callable[[], T]) -> T:
-    """Return the result of a read; repeat it when the Hub is busy, fails or breaks off.
+    """Return the result of ``call``, which reads from the Hub; repeat the call if the Hub is busy or fails.
 
-    The wait is as long as the Hub asks for, or a second.
+    The wait between two attempts is as long as the Hub asks for, or one second.
     """
     for tries_left in reversed(range(TRIES)):
         try:
@@ -143,31 +148,34 @@ def retried(call: Callable[[], T]) -> T:
 
 
 def network_error() -> type[Exception]:
-    """Return the client's class of network errors, which is that of httpx or of httpx2."""
+    """Return the base class of the client's network errors, from the package httpx or httpx2."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return HfHubHTTPError.__bases__[0]
 
 
 def bad_address() -> type[Exception]:
-    """Return the client's class of errors about malformed addresses."""
+    """Return the class of errors about malformed URLs, from the package httpx or httpx2."""
     package = import_module(network_error().__module__.partition(".")[0])
     return cast(type[Exception], package.InvalidURL)
 
 
 def status_of(error: BaseException | None) -> int | None:
-    """Return the HTTP status of an error; None without a status."""
+    """Return the HTTP status of an error; None if the error has no HTTP response."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def wait_of(error: BaseException | None) -> float:
-    """Return the seconds to wait before the next try: as many as the Hub asks for, up to a minute, or one second."""
+    """Return the seconds to wait before the next attempt: the wait that the Hub asks for, at most 60, else 1."""
     seconds = requested_wait(error)
     return 1.0 if seconds is None else min(seconds, LONGEST_WAIT)
 
 
 def requested_wait(error: BaseException | None) -> float | None:
-    """Return the seconds that an answer asks to wait: as a number, as a date, or as the end of a window of requests."""
+    """Return the seconds that the Hub asks to wait before the next request; None if it asks for no wait.
+
+    The headers state a number of seconds, a date, or the seconds until the rate limit is reset.
+    """
     headers = getattr(getattr(error, "response", None), "headers", {})
     after = headers.get("Retry-After", "").strip()
     window = re.search(r";\s*t\s*=\s*(\d{1,9})", headers.get("RateLimit", ""))
@@ -176,7 +184,7 @@ def requested_wait(error: BaseException | None) -> float | None:
             return float(seconds)
     try:
         until = parsedate_to_datetime(after)
-        # By the clock of the server, where the answer has its time.
+        # Use the clock of the server if the answer states its time, because the clock of this machine may be wrong.
         now = parsedate_to_datetime(headers["Date"]) if headers.get("Date") else datetime.now(UTC)
         return max((until - now).total_seconds(), 0.0)
     except (TypeError, ValueError):
@@ -184,7 +192,7 @@ def requested_wait(error: BaseException | None) -> float | None:
 
 
 def connection_remedy(error: BaseException) -> str:
-    """Return what to do when no connection to the Hub can be made."""
+    """Return a sentence which says what to do when no connection to the Hub can be made."""
     text = str(error)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         if "expired" in text or "not yet valid" in text:
@@ -201,7 +209,7 @@ def connection_remedy(error: BaseException) -> str:
 
 
 def setting_error(error: Exception) -> str:
-    """Return an error that names the network setting because of which no client of the Hub can be made."""
+    """Return a message that names the invalid network setting which keeps the client of the Hub from starting."""
     fault = _certificate_fault() or _proxy_fault()
     settings = "Check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE."
     return fault or f"The network settings cannot be used ({first_line(error)}). {settings}"
@@ -220,8 +228,11 @@ def _certificate_fault() -> str | None:
 
 
 def _proxy_fault() -> str | None:
-    """Describe the fault of a proxy, if there is one; its address is not repeated, as it may hold a password."""
-    # Annotation without the Hub does not need this import.
+    """Return a message on an invalid proxy setting; None if all settings are valid.
+
+    The message does not repeat the address of the proxy, because the address may contain a password.
+    """
+    # Imported here, because annotation without the Hub does not need this function.
     from urllib.request import getproxies
 
     for kind, address in getproxies().items():
@@ -241,7 +252,7 @@ def _proxy_fault() -> str | None:
 
 
 def check_endpoint(address: str, name: str) -> None:
-    """Refuse a malformed address of a Hub; ``name`` is the setting."""
+    """Refuse a malformed address of a Hub; ``name`` names its setting in the message."""
     try:
         parts = urlsplit(address)
         valid = ADDRESS.fullmatch(address) and parts.hostname and parts.port != 0
@@ -253,7 +264,7 @@ def check_endpoint(address: str, name: str) -> None:
 
 
 def check_token(authorization: str, name: str) -> None:
-    """Refuse a token that no header can hold; ``name`` is the setting."""
+    """Refuse a token with characters that an HTTP header cannot hold; ``name`` names its setting in the message."""
     if not BEARER.fullmatch(authorization):
         problem = "it holds a blank, a line break or a character beyond ASCII"
         msg = f"{name} is no token: {problem}. Copy the token again."
@@ -266,6 +277,6 @@ def first_line(error: BaseException) -> str:
 
 
 def _set_variables(*names: str) -> str:
-    """Return the names of the environment variables that are set, in either case, as text."""
+    """Return the names of those environment variables that are set, in upper or lower case, joined by commas."""
     cases = (case for name in names for case in (name.lower(), name))
     return ", ".join(case for case in cases if os.environ.get(case))

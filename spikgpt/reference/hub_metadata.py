@@ -10,7 +10,8 @@ from typing import Any
 # have the form that scvi-tools uses on the Hub.
 TAGS = ("spikgpt", "biology", "single-cell", "scrna-seq", "cell-type-annotation", "spiking-neural-network")
 TISSUE, ORGANISM, CELL_TYPE, ACCESSION = "tissue:", "organism:", "cell_type:", "accession:"
-# https://huggingface.co/docs/hub/repositories-licenses, without the licences of single families of language models.
+# Licences that the Hub lists, from https://huggingface.co/docs/hub/repositories-licenses. Licences of single families
+# of language models are left out.
 HUB_LICENCES = frozenset(
     """
     apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
@@ -26,12 +27,12 @@ ALIASES = {"cc0": "cc0-1.0", "apache": "apache-2.0", "apache-license-2.0": "apac
 
 
 def slug(text: str) -> str:
-    """Return text in lower case, with a hyphen for each run of other characters than letters, digits and dots."""
+    """Return text in lower case, with characters other than letters, digits and dots replaced by hyphens."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
 
 
 def hub_licence(licence: str) -> tuple[str, str | None]:
-    """Return the fields ``license`` and ``license_name``; the name is for a licence that the Hub does not list."""
+    """Return the card fields ``license`` and ``license_name``; the name is None for a licence that the Hub lists."""
     text = licence.strip().lower()
     identifier = text if text in HUB_LICENCES else ALIASES.get(slug(text), slug(text))
     if identifier in HUB_LICENCES:
@@ -40,7 +41,10 @@ def hub_licence(licence: str) -> tuple[str, str | None]:
 
 
 def is_hub_dataset(name: str) -> bool:
-    """Return whether a name has the form of a data set on the Hub; accessions such as GSE84133 do not."""
+    """Return True if a name has the form ``ORG/NAME`` of a data set on the Hub.
+
+    Accessions such as GSE84133 do not have this form.
+    """
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
 
 

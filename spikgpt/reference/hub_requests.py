@@ -21,13 +21,14 @@ from msgspec import Meta
 from spikgpt.errors import HubError, printable
 from spikgpt.reference.hub_errors import Unreachable, cause_of, setting_error
 
-# Seconds that a request may take, and bytes that extend this time by a second as they arrive.
+# Longest time of a call in seconds. For each SPEED bytes that arrive, the call may take one more second.
 PATIENCE, SPEED = 60.0, 2048
-# Seconds to wait for another process that downloads the same file.
+# Longest wait in seconds for another process that downloads the same file.
 LOCK_PATIENCE = 3600.0
-# Seconds for abandoned downloads to delete their temporary files.
+# Seconds that abandoned downloads have to delete their temporary files.
 GRACE = 2.0
-# Bytes of an answer about a repository at most: the listing of 50,000 files has 16 MB. Other answers are short.
+# Largest answer in bytes if a request succeeds, and if it fails. The listing of a repository with 50,000 files has
+# 16 MB; other answers are short.
 LARGEST_ANSWER, LARGEST_NOTICE = 32 * 1024 * 1024, 1024 * 1024
 
 Commit = Annotated[str, Meta(pattern=r"\A[0-9a-f]{40}\Z")]
@@ -59,12 +60,12 @@ class ListedFile(msgspec.Struct, frozen=True):
 
     @property
     def length(self) -> int:
-        """The bytes of the content."""
+        """Size of the content in bytes."""
         return self.lfs.size if self.lfs else self.size
 
 
 class Listing(msgspec.Struct):
-    """The commit and the files of a revision."""
+    """Answer of the Hub on a revision of a repository: its commit and its files."""
 
     sha: Commit
     siblings: list[ListedFile]
@@ -84,7 +85,7 @@ class RepositoryEntry(msgspec.Struct):
 
 
 class ImproperAnswer(HubError):
-    """An answer that no server should give; ``problem`` describes the answer."""
+    """The Hub's answer exceeds a limit or contradicts the listing; ``problem`` describes the answer."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"The Hub answered with {problem}. Check HF_ENDPOINT, or tell the owner of that Hub.")
@@ -92,15 +93,16 @@ class ImproperAnswer(HubError):
 
 
 class FailedDownload(Exception):
-    """An answer with an error status to a download; the cause is the client's error."""
+    """A download was answered with an HTTP error status; the cause is the client's error."""
 
 
 @dataclass
 class Meter:
-    """The bytes that arrived for a call that makes requests, the seconds that its requests took, and their limits.
+    """Bytes and seconds that the HTTP requests of one call have used, and the limits of both.
 
-    ``commit`` and ``etag`` are those of the file that is downloaded; without them the call is no download. Between the
-    requests of a download, the client may wait for a process that downloads the same file; that time does not count.
+    ``limit`` is the largest answer in bytes. ``commit`` and ``etag`` are those of the file that is downloaded; both are
+    empty if the call is no download. Between the requests of a download, the client may wait for another process that
+    downloads the same file. This idle time does not count.
     """
 
     limit: int = field(default_factory=lambda: LARGEST_ANSWER)
@@ -113,42 +115,42 @@ class Meter:
     idle_since: float | None = None
 
     def add(self, size: int) -> None:
-        """Count bytes that arrived; end the request when the caller has stopped waiting."""
+        """Count bytes that arrived; raise InterruptedError if the caller has stopped waiting."""
         if self.stopped.is_set():
             raise InterruptedError
         self.received += size
 
     def begin(self) -> None:
-        """Count the time of a request from now on."""
+        """Start counting the time of a request."""
         self.add(0)
         self.idle, self.idle_since = self.idle_seconds(), None
 
     def end(self) -> None:
-        """Count no time of a download until its next request."""
+        """Stop counting the time of a download until its next request."""
         if self.etag and self.idle_since is None:
             self.idle_since = time.monotonic()
 
     def idle_seconds(self) -> float:
-        """Return the seconds between requests."""
+        """Return the idle seconds so far: the time between the requests of the call."""
         return self.idle + (0.0 if self.idle_since is None else time.monotonic() - self.idle_since)
 
     def busy_seconds(self) -> float:
-        """Return the seconds of requests."""
+        """Return the seconds that the requests of the call have taken so far."""
         return time.monotonic() - self.start - self.idle_seconds()
 
     def seconds_left(self, patience: float) -> float:
-        """Return the seconds until the call takes too long."""
+        """Return the seconds that the call may still take; negative if the call has taken too long."""
         return min(patience + self.received / SPEED - self.busy_seconds(), LOCK_PATIENCE - self.idle_seconds())
 
 
 _METER: ContextVar[Meter | None] = ContextVar("_METER", default=None)
-# The steps of pushes that run now.
+# One object for each step of a push that is running now.
 _PUSHES: list[object] = []
 
 
 @contextmanager
 def pushing() -> Iterator[None]:
-    """Limit the size of answers in the client's own threads too, which upload the files of a push."""
+    """While this context is open, limit answers also in the threads that the client starts to upload files."""
     step = object()
     _PUSHES.append(step)
     try:
@@ -158,22 +160,22 @@ def pushing() -> Iterator[None]:
 
 
 def with_timeout(name: str, call: Callable[[], T], *, patience: float | None = None, meter: Meter | None = None) -> T:
-    """Return the result of a call that makes requests; see :func:`run_concurrently`."""
+    """Run one call that makes requests, within the limits of :func:`run_concurrently`, and return its result."""
     return run_concurrently(name, [call], [meter or Meter()], patience=patience)[0]
 
 
 def run_concurrently(
     name: str, calls: Sequence[Callable[[], T]], meters: Sequence[Meter], *, patience: float | None = None
 ) -> list[T]:
-    """Return the results of calls that make requests, each in a thread of its own and within the limits of its meter.
+    """Run calls that make requests, each in its own thread and within the limits of its meter; return the results.
 
-    A thread that takes too long is abandoned, as nothing else ends a request whose headers arrive a byte at a time.
-    The first error is raised after all calls have ended.
+    A thread that takes too long is abandoned, because nothing else ends a request whose headers arrive byte by byte.
+    The first error is raised after all calls have ended. ``patience`` is in seconds; None for 60 seconds.
 
     Raises
     ------
     Unreachable
-        When the requests of a call take longer than ``patience`` seconds and a second for each ``SPEED`` bytes.
+        When the requests of a call take longer than ``patience`` plus one second for each ``SPEED`` bytes received.
     """
     patience = PATIENCE if patience is None else patience
     running = {_start(call, meter): meter for call, meter in zip(calls, meters, strict=True)}
@@ -189,13 +191,13 @@ def run_concurrently(
     finally:
         for meter in meters:
             meter.stopped.set()
-        # After Ctrl-C too, downloads have time to check and delete their files.
+        # Give downloads time to check and delete their files, also after Ctrl-C.
         wait([future for future, meter in running.items() if meter.etag], GRACE)
     return [future.result() for future in futures]
 
 
 def _delay(name: str, meter: Meter) -> str:
-    """Return why a call took too long, and what to do."""
+    """Return a message which says why a call took too long, and what to do."""
     if meter.idle_seconds() >= LOCK_PATIENCE:
         seconds = f"{meter.idle_seconds():.0f} s"
         return f"Another process has been downloading {name} for {seconds}. End that process, or try again later."
@@ -204,7 +206,7 @@ def _delay(name: str, meter: Meter) -> str:
 
 
 def _start(call: Callable[[], T], meter: Meter) -> Future[T]:
-    """Start a call in a daemon thread whose requests keep the limits of a meter."""
+    """Start a call in a daemon thread; ``meter`` limits the requests of this thread."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -229,7 +231,10 @@ def get_json(
     patience: float | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> T:
-    """Return an answer of the Hub, which is JSON of a known type; ``patience`` is that of :func:`run_concurrently`."""
+    """Request a URL of the Hub and return the JSON answer as an object of the type ``kind``; refuse other answers.
+
+    ``timeout`` and ``patience`` are in seconds; ``patience`` is that of :func:`run_concurrently`.
+    """
     from huggingface_hub import utils
 
     def get() -> bytes:
@@ -253,10 +258,11 @@ def get_json(
 
 
 def session() -> Any:
-    """Return the session of huggingface_hub, with our hooks.
+    """Return the HTTP session of huggingface_hub, with the hooks that check its answers.
 
-    The hooks are part of the client's factory, as the client replaces its session after a failed connection. Xet is
-    turned off, as Xet transfers files outside of this session. Every such file can be had over HTTP too.
+    The client's factory of sessions adds the hooks, because the client replaces its session after a failed connection.
+    Xet, a transfer protocol of the Hub, is turned off, because it transfers files outside of this session. Files that
+    are stored with Xet can be downloaded over HTTP too.
     """
     from huggingface_hub import constants, set_client_factory, utils
     from huggingface_hub.utils import _http
@@ -282,9 +288,11 @@ def session() -> Any:
 
 
 def _meter(request: Any) -> Meter | None:
-    """Return the meter of this thread; the client's own threads have a meter during a push.
+    """Return the meter that limits a request; None for a request without limits.
 
-    The client's threads do not send GET. So downloads of other libraries in other threads keep their own limits.
+    Threads of :func:`run_concurrently` have a meter. During a push, requests of other threads get a new meter, because
+    the client uploads files in such threads. GET requests of other threads have no limits: the client's threads send
+    none, so they are downloads of other libraries.
     """
     if (meter := _METER.get()) is None and _PUSHES and request.method != "GET":
         return Meter()
@@ -292,14 +300,14 @@ def _meter(request: Any) -> Meter | None:
 
 
 def _prepare_request(request: Any) -> None:
-    """Ask for an answer that is not compressed, as a compressed one could unpack to any size."""
+    """Ask for an uncompressed answer, because a compressed answer could expand to any size."""
     if meter := _meter(request):
         meter.begin()
         request.headers["Accept-Encoding"] = "identity"
 
 
 def _check_response(response: Any) -> None:
-    """Refuse an answer that breaks the limits of the thread's meter; its body is checked as it arrives."""
+    """Refuse an answer that exceeds the limits of the request's meter; the body is checked while it arrives."""
     if not (meter := _meter(response.request)):
         return
     if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -320,7 +328,7 @@ def _check_response(response: Any) -> None:
         meter.end()
         body.close()
 
-    # The stream classes of httpx and httpx2 differ; the client has either.
+    # The client uses either httpx or httpx2, whose classes of streams differ.
     methods = {"__iter__": chunks, "close": close}
     response.stream = type("BoundedStream", (type(body).__bases__[0],), methods)()
     if meter.etag:

@@ -1,4 +1,4 @@
-"""Strict JSON: the same values for every reader, of known types."""
+"""Read and write JSON strictly: accept only JSON that all programs read alike, with values of known types."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from spikgpt.errors import DamagedReference, SpikGPTError, printable
 
 T = TypeVar("T")
 
-# Lists and objects within each other at most; references have 6.
+# Deepest nesting of lists and objects; files of references have 6 levels.
 DEEPEST = 32
-# Numbers must fit into 64 bits. Files without these digits (0 stands for any digit) hold no larger number.
+# Numbers must fit into 64 bits. A file can hold a larger number only if it contains one of the patterns in LARGE, where
+# 0 stands for any digit.
 LARGE, DIGITS = (b"0" * 19, b"e000", b"e+000", b"E000", b"E+000"), bytes.maketrans(b"123456789", b"000000000")
 LARGEST = 2**63
 
@@ -22,12 +23,12 @@ LARGEST = 2**63
 def parsed(content: bytes, name: str) -> Any:
     """Return the values of JSON; refuse repeated keys, NaN, infinite and very large numbers, and deep nesting."""
     hooks: dict[str, Any] = {}
-    # Parsing each number in Python is slow, so only files that may hold a large number pay for it.
+    # Checking each number in Python is slow, so only files that may hold a large number are checked.
     if any(large in content.translate(DIGITS) for large in LARGE):
         hooks = {"parse_int": _number, "parse_float": _number}
     try:
         values = json.loads(content.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant, **hooks)
-        # Most files have too few lists and objects to be that deep.
+        # Most files have too few lists and objects to exceed the depth, so counting the brackets is enough.
         if content.count(b"[") + content.count(b"{") > DEEPEST and _is_deeper(values, DEEPEST):
             msg = f"it has more than {DEEPEST} lists and objects within each other"
             raise ValueError(msg)
@@ -57,7 +58,7 @@ def _number(text: str) -> float:
 
 
 def _is_deeper(values: Any, depth: int) -> bool:
-    """Return whether lists and objects lie within each other more than ``depth`` times."""
+    """Return True if lists and objects are nested more than ``depth`` levels deep."""
     if not isinstance(values, dict | list):
         return False
     parts = values.values() if isinstance(values, dict) else values
@@ -65,12 +66,12 @@ def _is_deeper(values: Any, depth: int) -> bool:
 
 
 def decoded(content: bytes, name: str, kind: type[T]) -> T:
-    """Return JSON as an object of a type, such as a msgspec Struct or ``dict[str, int]``; see :func:`parsed`."""
+    """Parse JSON, as :func:`parsed` does, and return an object of the type ``kind``, such as a msgspec Struct."""
     return converted(parsed(content, name), name, kind)
 
 
 def converted(values: Any, name: str, kind: type[T]) -> T:
-    """Return plain JSON values as an object of a type; refuse values of other types."""
+    """Convert plain JSON values to an object of the type ``kind``; refuse values that do not have this type."""
     try:
         return msgspec.convert(values, kind)
     except (msgspec.ValidationError, SpikGPTError) as error:
@@ -81,8 +82,11 @@ def converted(values: Any, name: str, kind: type[T]) -> T:
 
 
 def _value_at(values: Any, path: str) -> str:
-    """Return the path and the value at it as text; msgspec writes paths as ``.held_out.accuracy`` or ``[0].name``."""
-    if not path or "[...]" in path:  # a value of an object, without its key
+    """Return a phrase with a path and the value at this path; empty without a path.
+
+    ``path`` is written as msgspec does, such as ``.held_out.accuracy`` or ``[0].name``.
+    """
+    if not path or "[...]" in path:  # msgspec does not name the key of a dict
         return f", in {path[1:]}" if path else ""
     for key in re.findall(r"[^.\[\]]+", path):
         values = values[key if isinstance(values, dict) else int(key)]
@@ -90,6 +94,6 @@ def _value_at(values: Any, path: str) -> str:
 
 
 def dumped(value: object) -> bytes:
-    """Return a value, which may be a Struct, as JSON: the same bytes for the same value."""
+    """Return a value, such as a msgspec Struct, as JSON; equal values give the same bytes."""
     plain = msgspec.to_builtins(value)
     return (json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()

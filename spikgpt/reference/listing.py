@@ -35,7 +35,7 @@ def list_references(
     endpoint
         Address of the Hub; None for ``HF_ENDPOINT``, or huggingface.co.
     local_files_only
-        Leave out references on the Hub, and do not contact it.
+        Leave out references on the Hub, and do not contact the Hub.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def list_references(
 
 
 def reference_list(hub: Hub) -> ReferenceList:
-    """Return :func:`list_references` by a client of the Hub."""
+    """List references, as :func:`list_references` does, with the given client of the Hub."""
     summaries = [(folder, ReferenceSummary(name=name, source=SHIPPED)) for name, folder in shipped_references().items()]
     summaries += [
         (cached.folder, ReferenceSummary(name=_name_of(cached), source=CACHED, commit=cached.commit, refs=cached.refs))
@@ -75,7 +75,7 @@ def reference_list(hub: Hub) -> ReferenceList:
 
 
 def _name_of(cached: CachedCommit) -> str:
-    """Return the shortest name of a cached commit: the main branch needs no revision."""
+    """Return the shortest name of a cached commit; a commit of the main branch needs no revision."""
     if MAIN in cached.refs:
         return cached.repository
     return f"{cached.repository}@{cached.refs[0] if cached.refs else cached.commit}"

@@ -1,7 +1,7 @@
 """Pinned versions of references: a digest, or a lock file that records digests for the next run.
 
-docs/guides/trust.md shows a lock file. The file is replaced atomically, by one process at a time. A shipped reference
-and a folder have a digest alone.
+docs/guides/trust.md shows a lock file. The file is replaced atomically, by one process at a time. The file records the
+digest of each reference and, for a reference from the Hub, also the repository and the commit.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from spikgpt.reference.json_files import decoded, dumped
 from spikgpt.reference.registry import Resolved, resolve
 
 LOCK = "spikgpt.lock"
-# Bytes of a lock file at most, and seconds to wait for other processes that write to it.
+# Largest lock file in bytes, and seconds to wait while other processes write to the lock file.
 LARGEST, LOCK_PATIENCE = 1024 * 1024, 60.0
 DIGEST = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
 
 
 class LockedReference(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A reference in a lock file."""
+    """A reference in a lock file; ``repository`` and ``commit`` are None if the reference is not from the Hub."""
 
     digest: Sha256
     repository: str | None = None
@@ -48,9 +48,10 @@ class VersionPin:
     Parameters
     ----------
     expect
-        The digest of the reference.
+        The digest of the reference; None for any.
     lock
-        A lock file. Its references must have the recorded version; :meth:`record` adds others.
+        A lock file; None without one. A reference in the file must have the recorded version. :meth:`record` adds new
+        references.
     """
 
     expect: str | None = None
@@ -66,15 +67,18 @@ class VersionPin:
             object.__setattr__(self, "expect", match[1].lower())
 
     def resolve(self, name: str | Path, revision: str | None = None, *, hub: Hub | None = None) -> Resolved:
-        """Return a reference at the commit of the lock file; see :func:`spikgpt.reference.registry.resolve`."""
+        """Return a reference, at the recorded commit if the lock file lists the reference.
+
+        The name is resolved as by :func:`spikgpt.reference.registry.resolve`.
+        """
         locked = self._references().get(_key(name, revision))
         if locked is None or locked.repository is None:
             return resolve(name, revision, hub=hub)
-        # With the commit in the name, as a folder may be called like the repository.
+        # Put the commit into the name, because a folder may have the same name as the repository.
         return resolve(f"{locked.repository}@{locked.commit}" if locked.commit else locked.repository, hub=hub)
 
     def check(self, name: str | Path, revision: str | None, digest: str) -> None:
-        """Refuse a reference of another version.
+        """Refuse a reference that does not have the pinned version.
 
         Raises
         ------
@@ -94,7 +98,7 @@ class VersionPin:
             raise DamagedReference(msg)
 
     def record(self, name: str | Path, revision: str | None, origin: str | None, digest: str) -> bool:
-        """Add a reference to the lock file, unless it is there, and return whether the file was written."""
+        """Add a reference to the lock file, unless the file lists it already; return True if the file was written."""
         if self.lock is None:
             self.check(name, revision, digest)
             return False
@@ -102,7 +106,8 @@ class VersionPin:
 
         key, (repository, _, commit) = _key(name, revision), (origin or "").partition("@")
         self.lock.parent.mkdir(parents=True, exist_ok=True)
-        # One process at a time reads, adds and writes. The empty file that it locks is not deleted.
+        # Let one process at a time read and replace the lock file. A separate empty file serves as the lock, and is not
+        # deleted.
         with FileLock(self.lock.with_name(f".{self.lock.name}.held"), timeout=LOCK_PATIENCE):
             references = self._references()
             if key in references:

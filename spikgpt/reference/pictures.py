@@ -1,4 +1,4 @@
-"""The pictures of a card, as PNG: the same bytes for the same figures."""
+"""Pictures of a model card as PNG; the same values give the same bytes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Inches of a side of a confusion matrix at most, and inches that a label needs at least.
+# Largest width of a picture of a confusion matrix, and smallest height of a label in the picture, both in inches.
 LARGEST, SMALLEST_LABEL = 24.0, 0.12
-# Characters of a label at most.
+# Largest number of characters of a label.
 LONGEST = 60
 
 
 def reliability_picture(bins: list[dict[str, Any]]) -> bytes:
-    """Return a reliability diagram of bins with ``confidence``, ``accuracy`` and ``cells``, as PNG."""
+    """Draw a reliability diagram, and return it as PNG: accuracy by confidence, one point for each bin of cells."""
     figure, axes = _figure(4.0)
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
     largest = max(row["cells"] for row in bins)
@@ -30,20 +30,20 @@ def reliability_picture(bins: list[dict[str, Any]]) -> bytes:
         size = 20 + 180 * (row["cells"] / largest) ** 0.5
         axes.scatter([row["confidence"]], [row["accuracy"]], s=size, color="tab:blue", alpha=0.7)
         axes.annotate(str(row["cells"]), (row["confidence"], row["accuracy"]), fontsize=7, ha="center", va="center")
-    # The words of the axes are those of the shipped picture, which is made again byte for byte.
+    # Do not change the titles of the axes, because a rebuilt reference must have the same bytes as the shipped one.
     axes.set(xlim=(0, 1.05), ylim=(0, 1.05), xlabel="confidence", ylabel="share of labels that are right")
     return png(figure)
 
 
 def confusion_picture(confusion: dict[str, Any]) -> bytes:
-    """Return a confusion matrix as PNG, true labels in rows, each row as shares of its cells."""
+    """Draw a confusion matrix, and return it as PNG: true labels in rows, colours by the share of the row's cells."""
     labels, counts = confusion["labels"], np.asarray(confusion["counts"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (L, L)
     longest = max(len(plain(label)) for label in labels)
     size = 2.5 + 0.32 * len(labels) + 0.08 * max(0, longest - 30)
     figure, axes = _figure(min(size, LARGEST))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    # Inches of a label, less the margin; an inch has 72 points.
+    # Inches per label, where a fifth of the picture is margin. Font sizes are in points; an inch has 72 points.
     inches = 0.8 * LARGEST / len(labels)
     step = max(1, math.ceil(SMALLEST_LABEL / inches))
     font: dict[str, Any] = {} if size <= LARGEST else {"fontsize": min(10.0, 72 * 0.8 * inches * step)}
@@ -52,7 +52,7 @@ def confusion_picture(confusion: dict[str, Any]) -> bytes:
     axes.set_xticks(shown, names, rotation=90, **font)
     axes.set_yticks(shown, names, **font)
     axes.set(xlabel="predicted", ylabel="true")
-    # The cells of a larger matrix are too small for numbers.
+    # The squares of a larger matrix are too small for numbers.
     for row, column in np.argwhere(counts) if size <= LARGEST else ():
         colour = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=colour)

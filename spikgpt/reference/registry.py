@@ -1,4 +1,4 @@
-"""References by name: shipped with this package, in a folder, in the cache, and on the Hub."""
+"""Find references by name: shipped with this package, in a folder, in the cache, or on the Hub."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from spikgpt.reference.hub import Hub, parse
 from spikgpt.reference.hub_cache import altered
 from spikgpt.reference.schema import require
 
-# Stands for the reference that suits a query best.
+# Name that stands for the available reference that suits a query best.
 AUTO = "auto"
 SHORT_NAME = re.compile(r"(?P<name>[\w.-]+)(@(?P<revision>[\w./-]+))?")
-# Largest number of downloads of damaged files, and of checks of a cache that seems intact: others may write to it.
+# Largest number of downloads of damaged files, and number of checks before a repository counts as damaged although its
+# cached files seem intact. Several attempts are needed, because other processes may write to the cache.
 TRIES, CHECKS = 9, 3
 # Files that can run code when they are loaded as weights, so SpikGPT never opens them.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
 
 
 def namespace() -> str:
-    """Return the namespace of short names on the Hub: ``SPIKGPT_NAMESPACE``, or ``spikgpt``."""
+    """Return the Hub namespace of short names: the environment variable ``SPIKGPT_NAMESPACE``, or ``spikgpt``."""
     return os.environ.get("SPIKGPT_NAMESPACE") or "spikgpt"
 
 
@@ -39,9 +40,10 @@ def shipped_references() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Resolved:
-    """The folder of a reference; ``origin`` is the repository and commit of one from the Hub.
+    """The folder of a reference; ``origin`` is ``REPOSITORY@COMMIT`` on the Hub, None for other references.
 
-    ``files`` are the checked files of a reference from the Hub, as other processes may write to the cache meanwhile.
+    ``files`` holds the checked files of a reference from the Hub, by name; None for other references. The files are
+    kept in memory, because other processes may change the cache.
     """
 
     folder: Path
@@ -50,12 +52,12 @@ class Resolved:
 
     @property
     def source(self) -> Path | Mapping[str, bytes]:
-        """The files to read, or the folder of them."""
+        """The checked files in memory or, if there are none, the folder of the reference."""
         return self.folder if self.files is None else self.files
 
 
 def resolve(name: str | Path, revision: str | None = None, *, hub: Hub | None = None) -> Resolved:
-    """Return the reference of a name, after downloading it if it is on the Hub.
+    """Find a reference by name, and download the reference if it is on the Hub.
 
     A bare name means a shipped reference first, then a folder, then a repository of the namespace. A path object and
     ``./name`` always mean the folder. An ambiguous name gives a SpikGPTWarning that says which reference is used.
@@ -115,12 +117,12 @@ def resolve(name: str | Path, revision: str | None = None, *, hub: Hub | None = 
 
 
 def separate_names(model: str) -> list[str]:
-    """Return the names of several references that are separated by commas; a folder with a comma is one name."""
+    """Split a text at its commas into names of references; the path of an existing folder is one name."""
     return [model] if Path(model).exists() else [name.strip() for name in model.split(",")]
 
 
 def _repository(name: str) -> tuple[str | None, str | None]:
-    """Return the repository and the revision of a name; None for anything that names no repository."""
+    """Return the Hub repository and the revision that a name means; None for a repository or revision not named."""
     if parts := parse(name):
         return parts
     match = SHORT_NAME.fullmatch(name)
@@ -128,7 +130,7 @@ def _repository(name: str) -> tuple[str | None, str | None]:
 
 
 def _downloaded(repo: str, revision: str | None, hub: Hub) -> Resolved:
-    """Return a reference from the Hub, after downloading damaged files of the cache again."""
+    """Return a reference from the Hub; download damaged files of the cache again."""
     folder = hub.snapshot(repo, revision, LAYOUT, required=(*FILES, MANIFEST))
     if not all(os.path.lexists(folder / name) for name in (MANIFEST, "config.json")):
         _refuse_other_model(repo, folder.name, hub)
@@ -142,7 +144,7 @@ def _downloaded(repo: str, revision: str | None, hub: Hub) -> Resolved:
             if hub.local_files_only:
                 msg = f"The cached copy of {repo} is damaged; pull it again while online. {error}"
                 raise DamagedReference(msg) from None
-            # A wrong file with the hash that the Hub lists is an error in the repository. Another process may repair
+            # An invalid file with the hash that the Hub lists means a damaged repository. Another process may repair
             # the cache between two checks, so the cache is checked again before the repository is reported as damaged.
             intact = 0 if hub.repair(repo, folder.name, LAYOUT) else intact + 1
             if intact == CHECKS:
@@ -164,9 +166,10 @@ def _checked_files(folder: Path) -> dict[str, bytes]:
 
 
 def _refuse_other_model(repo: str, commit: str, hub: Hub) -> None:
-    """Refuse a repository that holds no reference, and name its pickles.
+    """Refuse a repository that holds no reference; the message names pickled weights in the repository.
 
-    A repository that lists both files holds one: another process has just deleted a damaged file of the cache.
+    A repository that lists ``manifest.json`` and ``config.json`` holds a reference and is not refused. If the cache
+    lacks one of the two files, another process has just deleted the file, because it was damaged.
     """
     names = [] if hub.local_files_only else hub.names(repo, commit)
     if {MANIFEST, "config.json"} <= {*names}:

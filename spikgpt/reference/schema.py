@@ -1,7 +1,8 @@
-"""The types of the JSON files of a reference.
+"""Types of the JSON files of a reference.
 
 The types of ``labels.json`` and ``thresholds.json`` are in :mod:`spikgpt.scoring`. Metrics and provenance may have
-other fields too, which are kept, as versions differ in them; the other files have these fields alone.
+further fields, which are kept, because versions of this library differ in these fields. The other files have no further
+fields.
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ from spikgpt.errors import DamagedReference, with_noun
 
 Count = Annotated[int, Meta(ge=0, le=10**15)]
 Share = Annotated[float, Meta(ge=0, le=1)]
-# Largest difference of a stored figure from the same figure computed again.
+# Largest allowed difference between a stored score and the same score computed again.
 ROUNDING = 1e-9
 
 
 def require(holds: bool, problem: str) -> None:
-    """Refuse a reference when a condition does not hold; ``problem`` says what was found and expected."""
+    """Raise DamagedReference unless ``holds`` is True; ``problem`` says what was found and what was expected."""
     if not holds:
         msg = f"{problem} Get the reference again, or another one."
         raise DamagedReference(msg)
 
 
 class Lines(msgspec.Struct, frozen=True):
-    """Base of records that cards and terminals show; their texts have no line breaks and no control characters."""
+    """Base class of records that cards and terminals show.
+
+    Texts may have no line breaks and no control characters, except in the field ``description``.
+    """
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -41,33 +45,33 @@ class Lines(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The size and the hash of a file."""
+    """The size of a file in bytes, and its sha256."""
 
     size: Count
     sha256: str
 
 
 class ReferenceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``manifest.json``: every other file, by name."""
+    """``manifest.json``: the size and the sha256 of every other file, by name."""
 
     files: dict[str, Entry]
 
 
 class Header(Lines, frozen=True):
-    """The fields of ``config.json`` in every format, later formats included."""
+    """Fields that ``config.json`` has in every format of references, also in future formats."""
 
     format_version: Annotated[int, Meta(ge=1)]
     library: dict[str, str]
 
 
 class RecipeRecord(Lines, frozen=True):
-    """The recipe that the reference was trained by."""
+    """The recipe with which the reference was trained."""
 
     name: str
 
 
 class Paper(Lines, frozen=True, forbid_unknown_fields=True):
-    """The figures of the paper for the same cells."""
+    """Results of the SpikGPT paper on the same data: the paper's reference, its query, and its figures as text."""
 
     reference: str
     query: str
@@ -86,7 +90,7 @@ class Study(Lines, frozen=True, forbid_unknown_fields=True):
 
 
 class Provenance(Lines, frozen=True):
-    """The origin of a reference, as its card shows it; ``incomplete`` names the data of its recipe that it lacks."""
+    """The origin of a reference, as its card shows it; ``incomplete`` names data of the recipe that training lacked."""
 
     recipe: RecipeRecord
     seed: int
@@ -104,7 +108,7 @@ class Provenance(Lines, frozen=True):
 
 
 class Config(Header, frozen=True, forbid_unknown_fields=True):
-    """``config.json``."""
+    """``config.json``: name, network settings, embedder settings and origin of a reference."""
 
     name: Annotated[str, Meta(min_length=1)]
     model: dict[str, Any]
@@ -113,14 +117,14 @@ class Config(Header, frozen=True, forbid_unknown_fields=True):
 
 
 class PCARecord(msgspec.Struct, frozen=True):
-    """The numbers of the pca embedder in ``config.json``."""
+    """Settings of the pca embedder: the largest scaled expression, and the total of a cell after normalisation."""
 
     clip: Annotated[float, Meta(ge=0.1, le=1000)]
     target_sum: Annotated[float, Meta(ge=1, le=1e9)]
 
 
 class GeneNamesRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The names of some genes."""
+    """Symbols and Ensembl ids of genes, in the same order; an id is None if it is not known."""
 
     symbols: tuple[str, ...]
     ensembl_ids: tuple[str | None, ...]
@@ -136,7 +140,7 @@ class Genes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class LabelScore(Lines, frozen=True):
-    """The scores of one label; ``cells`` counts the cells that have the label."""
+    """The scores of one label; ``cells`` counts the cells with this true label."""
 
     label: str
     precision: Share
@@ -191,12 +195,12 @@ class Spread(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_scores(cls, scores: Sequence[float]) -> Self:
-        """Return the mean and the standard deviation of at least one score."""
+        """Return the mean and the standard deviation of scores; the deviation of a single score is 0."""
         return cls(statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else 0.0)
 
 
 class CrossValidation(Lines, frozen=True):
-    """The scores with each donor or batch held out in turn; ``batch_key`` is their column of ``obs``.
+    """The scores with each donor or batch held out in turn; ``batch_key`` is the column of ``obs`` with their names.
 
     ``pooled`` is the agreement over the held-out cells of all donors or batches.
     """
@@ -232,7 +236,7 @@ class CrossValidation(Lines, frozen=True):
 
     @classmethod
     def summarise(cls, batch_key: str, groups: Sequence[GroupScore], pooled: Agreement) -> Self:
-        """Return the scores of donors or batches with their mean and spread."""
+        """Return the scores of donors or batches, with the mean and the standard deviation of these scores."""
         accuracy, macro_f1 = (
             Spread.from_scores([getattr(row, name) for row in groups]) for name in ("accuracy", "macro_f1")
         )
@@ -240,7 +244,7 @@ class CrossValidation(Lines, frozen=True):
 
 
 class Bin(msgspec.Struct, frozen=True):
-    """Held-out cells of similar confidence."""
+    """Held-out cells of similar confidence: mean confidence, accuracy, and number of cells."""
 
     confidence: Share
     accuracy: Share
@@ -248,7 +252,7 @@ class Bin(msgspec.Struct, frozen=True):
 
 
 class Reliability(msgspec.Struct, frozen=True):
-    """The accuracy of labels by confidence."""
+    """Calibration of the confidence: its expected calibration error, and the accuracy in bins of confidence."""
 
     expected_calibration_error: Share
     bins: tuple[Bin, ...]
@@ -257,8 +261,9 @@ class Reliability(msgspec.Struct, frozen=True):
 class StudyRecord(Lines, frozen=True, kw_only=True, omit_defaults=True):
     """The scores on another study.
 
-    ``cells`` counts the cells whose label the reference has (known cells), ``unseen_labels`` the others by label.
-    ``share_right`` is the open-set accuracy. ``known_unknown`` is the share of known cells that become Unknown.
+    ``cells`` counts the known cells, whose label the reference has. ``unseen_labels`` counts the other cells, by label.
+    ``share_right`` is the open-set accuracy. ``known_unknown`` is the share of known cells that become Unknown by the
+    default rule, ``known_unknown_by_paper`` by the paper's rule.
     """
 
     study: str
@@ -272,7 +277,11 @@ class StudyRecord(Lines, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LeftOutRecord(Lines, frozen=True, kw_only=True):
-    """The labels of cells in a study whose true label was left out of the reference."""
+    """Scores on a study of a reference that was trained without ``label``.
+
+    Unseen cells have this label and should be Unknown; known cells have other labels. ``auroc`` compares the OOD scores
+    of unseen and known cells. ``mistaken_for`` counts the unseen cells by their label before rejection.
+    """
 
     label: str
     study: str
@@ -287,7 +296,7 @@ class LeftOutRecord(Lines, frozen=True, kw_only=True):
 
 
 class MetricsRecord(Lines, frozen=True):
-    """``metrics.json``."""
+    """``metrics.json``: numbers of training cells, and measured scores of a reference."""
 
     cells: Count
     cells_per_label: dict[str, Count]

@@ -1,4 +1,4 @@
-"""Summaries of references and their labels, for terminals and notebooks; made without NumPy."""
+"""Summaries of references and their labels, for terminals and notebooks. This module does not import NumPy."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from spikgpt.scoring.label_map import LabelMap
 
 SHIPPED, CACHED, HUB = "shipped", "cached", "Hub"
-# Common names of organisms, by their names in lower case.
+# Common names of organisms, by their scientific names in lower case.
 SPECIES = {"homo sapiens": "human", "mus musculus": "mouse", "rattus norvegicus": "rat", "danio rerio": "zebrafish"}
 MEGABYTE = 1e6
-# The end of a commit, which a table leaves out.
+# The last 28 digits of a commit, which a table leaves out.
 SHORTENED = re.compile(r"(?<=@[0-9a-f]{12})[0-9a-f]{28}\Z")
 
 
@@ -35,16 +35,16 @@ class LabelSummary(msgspec.Struct, frozen=True):
 
 
 class Labels(tuple[str, ...]):
-    """The names of the labels of a reference, in the order of ``obsm["spikgpt_probabilities"]``.
+    """The names of the labels of a reference, in the order of the columns of ``obsm["spikgpt_probabilities"]``.
 
-    Printed, and in notebooks, the labels are a table. ``rows`` has the figures of each label.
+    The labels are shown as a table when they are printed, and in notebooks. ``rows`` has the summary of each label.
     """
 
     rows: tuple[LabelSummary, ...]
     COLUMNS = ("label", "Cell Ontology id", "cells", "F1, held out")
 
     def __new__(cls, rows: Iterable[LabelSummary]) -> Self:
-        """Return the names of some labels."""
+        """Return the names of labels from their summaries, which the new object keeps in ``rows``."""
         rows = tuple(rows)
         labels = super().__new__(cls, (row.name for row in rows))
         labels.rows = rows
@@ -55,7 +55,7 @@ class Labels(tuple[str, ...]):
 
     @classmethod
     def from_metrics(cls, labels: LabelMap, metrics: Mapping[str, Any]) -> Self:
-        """Return labels with the figures of ``metrics.json``, plain JSON values."""
+        """Return labels with their scores and numbers of cells from ``metrics``, the values of ``metrics.json``."""
         scores = {row["label"]: row["f1"] for row in label_agreement(metrics)["per_label"]}
         return cls(
             LabelSummary(name, term, metrics["cells_per_label"][name], scores.get(name))
@@ -63,7 +63,7 @@ class Labels(tuple[str, ...]):
         )
 
     def table(self) -> list[Row]:
-        """Return the cells of the table."""
+        """Return the rows of the table of labels, as texts."""
         return [
             (row.name, row.cell_ontology_id or "-", f"{row.cells:,}", _score(row.f1, "not measured"))
             for row in self.rows
@@ -77,7 +77,7 @@ class Labels(tuple[str, ...]):
 
 
 class CrossValidationSummary(msgspec.Struct, frozen=True):
-    """Scores with each donor or batch held out in turn."""
+    """Scores with each donor or batch held out in turn; ``groups`` is the number of donors or batches."""
 
     batch_key: str
     groups: int
@@ -86,7 +86,7 @@ class CrossValidationSummary(msgspec.Struct, frozen=True):
 
 
 class ReferenceSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A reference in a list.
+    """Summary of a reference, as lists of references show it.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ class ReferenceSummary(msgspec.Struct, frozen=True, kw_only=True):
     source
         ``shipped``, ``cached`` or ``Hub``.
     commit, refs
-        Commit in the cache, with the branches and tags that name it.
+        Commit in the cache, and the branches and tags that name this commit.
     cell_types, cells
         Number of labels, and of training cells.
     accuracy, macro_f1
@@ -103,9 +103,9 @@ class ReferenceSummary(msgspec.Struct, frozen=True, kw_only=True):
     cross_validation
         Scores with each donor or batch held out in turn; None without a cross-validation.
     size
-        Bytes of all files.
+        Size of all files in bytes.
     verified
-        True if all files have the SHA-256 of the manifest, False for a damaged reference, None for one on the Hub.
+        True if all files have the SHA-256 of the manifest, False if a file is damaged, None if only on the Hub.
 
     The values of a reference on the Hub come from its tags. Values that are not known are None.
     """
@@ -126,7 +126,7 @@ class ReferenceSummary(msgspec.Struct, frozen=True, kw_only=True):
     verified: bool | None = None
 
     def with_files(self, files: Mapping[str, bytes]) -> Self:
-        """Add the facts in the files of the reference, each of which was compared with the manifest.
+        """Return the summary with the facts from the reference's files, which were compared with the manifest.
 
         Raises
         ------
@@ -160,7 +160,7 @@ class ReferenceSummary(msgspec.Struct, frozen=True, kw_only=True):
         return cls(name=name, source=HUB, tissue=tissue, organism=organism and organism.capitalize(), cell_types=types)
 
     def row(self) -> Row:
-        """Return the cells of the table."""
+        """Return the row of this reference in a table of references, as texts."""
         validation = self.cross_validation
         accuracy = validation.accuracy.mean if validation else self.accuracy
         macro_f1 = validation.macro_f1.mean if validation else self.macro_f1
@@ -178,7 +178,7 @@ class ReferenceSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReferenceList(tuple[ReferenceSummary, ...]):
-    """Summaries of references; printed, and in notebooks, a table.
+    """Summaries of references, which are shown as a table when they are printed, and in notebooks.
 
     The table has accuracy and macro-F1 on held-out cells. If donors or batches were held out in turn, the table has the
     means over them.
@@ -187,7 +187,7 @@ class ReferenceList(tuple[ReferenceSummary, ...]):
     COLUMNS = ("name", "cells of", "types", "cells", "acc.", "F1", "MB", "source")
 
     def table(self) -> list[Row]:
-        """Return the cells of the table."""
+        """Return the rows of the table of references, as texts."""
         return [reference.row() for reference in self]
 
     def to_list(self) -> list[dict[str, Any]]:
@@ -202,7 +202,10 @@ class ReferenceList(tuple[ReferenceSummary, ...]):
 
 
 def label_agreement(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the agreement that the figures of single labels come from: of the cross-validation, if there is one."""
+    """Return the agreement from which the scores of each label are taken.
+
+    This is the agreement of the cross-validation if there is one, else that of the held-out cells.
+    """
     validation = metrics.get("cross_validation")
     agreement: dict[str, Any] = validation["pooled"] if validation else metrics["held_out"]
     return agreement
