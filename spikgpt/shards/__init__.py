@@ -1,1 +1,1 @@
-"""Annotation of a query that lies in several files, by the workers of a Dask cluster or by this process."""
+"""Annotation of a query that is stored in several files, by the workers of a Dask cluster or by this process."""

@@ -1,4 +1,4 @@
-"""Aligned cells of a shard on the disk of a worker, from the first pass to the second."""
+"""Cache of a shard's aligned cells on the disk of a worker: the first pass writes it, and the second pass reads it."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from spikgpt.types import Integers, Rows, Strings
 
 
 class ShardCache:
-    """The aligned cells of a shard in chunks, with the names and the batches of the cells.
+    """File with the aligned cells of a shard in chunks, the names of the cells, and codes of their batches.
 
-    A full disk only loses the cache: ``intact`` is then False, and the shard is read again.
+    If the disk is full, the file is deleted. ``intact`` is then False, and the shard is read again.
 
     Parameters
     ----------
     path
-        File of the cache.
+        Path of the cache file.
     obs_names, codes
-        Names of the cells, and index of the combination of values of the batch columns of each cell, each shape (n,).
+        Names of the n cells, and for each cell the index of its combination of values in the batch columns. Both have
+        the shape (n,).
     """
 
     def __init__(self, path: Path, obs_names: Strings, codes: Integers) -> None:
         self._path, self._size, self._cells = path, 0, len(codes)
-        # An empty chunk with the attributes that all cells share.
+        # A chunk without cells, which holds the attributes that all chunks share.
         self._template: AlignedCells | None = None
-        # First row of each chunk, and its position in the file.
+        # First row of each chunk, and byte at which the chunk starts in the file.
         self._starts: list[int] = []
         self._offsets: list[int] = []
         self._write((obs_names, codes), "wb")
 
     def append(self, start: int, chunk: AlignedCells) -> None:
-        """Store the cells from row ``start`` of the shard."""
+        """Store a chunk of cells; ``start`` is the row of its first cell in the shard."""
         self._template = replace(chunk, values=chunk.values[:0], totals=chunk.totals[:0])
         self._starts.append(start)
         self._offsets.append(self._size)
@@ -47,16 +48,16 @@ class ShardCache:
 
     @property
     def intact(self) -> bool:
-        """True if all cells are there."""
+        """True if the file is complete."""
         return self._size > 0 and self._path.is_file() and self._path.stat().st_size == self._size
 
     def head(self) -> tuple[Strings, Integers]:
-        """Return the names of the cells and their codes, each of shape (n,)."""
+        """Return the names of the n cells and the codes of their batch values, as two arrays of shape (n,)."""
         with self._path.open("rb") as file:
             return np.load(file, allow_pickle=False), np.load(file, allow_pickle=False)
 
     def chunks(self, rows: Rows | None = None) -> Iterator[tuple[int, AlignedCells]]:
-        """Yield the first row and the cells of each chunk; with ``rows``, only of the chunks that hold one of these."""
+        """Yield the first row and the cells of each chunk that holds a row of ``rows``; None yields all chunks."""
         ends = [*self._starts[1:], self._cells]
         with self._path.open("rb") as file:
             for start, end, offset in zip(self._starts, ends, self._offsets, strict=True):
@@ -68,7 +69,7 @@ class ShardCache:
                     yield start, replace(self._template, values=values, totals=totals)
 
     def remove(self) -> None:
-        """Delete the file."""
+        """Delete the file of the cache."""
         self._size = 0
         self._path.unlink(missing_ok=True)
 

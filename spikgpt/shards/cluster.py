@@ -1,4 +1,4 @@
-"""Pool of the workers of a Dask cluster."""
+"""Run the tasks of an annotation on the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from spikgpt.errors import ShardError, SpikGPTError
 from spikgpt.shards.pools import Pool, Result
 from spikgpt.shards.worker import ShardJob, start_run, stop_run
 
-# Attempts to reach all workers, and repeats of a failed task: a busy machine may read a file too slowly.
+# Number of attempts to prepare all workers, and of repeats of a failed task. A task may fail because a busy machine
+# reads a file too slowly.
 ATTEMPTS, RETRIES = 5, 1
 LOST = "The scheduler was lost, or the tasks were cancelled. Run the same command again."
 
 
 class RunPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Plug-in that prepares each worker of a cluster for a run, also workers that join later."""
+    """Dask plug-in that prepares each worker of a cluster for a run, also workers that join the cluster later."""
 
     def __init__(self, job: ShardJob) -> None:
         self.job, self.name = job, f"spikgpt-{job.run[:16]}"
 
     def setup(self, worker: Any) -> None:
-        """Prepare a worker; the reference is opened by its first task."""
+        """Prepare a worker for a run; the first task of the worker will open the reference."""
         start_run(self.job, Path(worker.local_directory))
 
     def teardown(self, worker: Any) -> None:
@@ -43,14 +44,14 @@ class OnCluster:
         self._done: Any = as_completed([], loop=client.loop)
 
     def submit(self, key: Hashable, task: Callable[..., Any], *arguments: Any, worker: str | None = None) -> None:
-        """Add a task; another worker takes it if the named one is busy or gone."""
+        """Add a task; if ``worker`` is busy or gone, another worker runs the task."""
         where: dict[str, Any] = {"workers": [worker], "allow_other_workers": True} if worker else {}
         future: Any = self._client.submit(_on_worker, task, self._run, *arguments, pure=False, retries=RETRIES, **where)
         self._tasks[future.key] = key, arguments[0].path
         self._done.add(future)
 
     def results(self) -> Iterator[Result]:
-        """Wait for the tasks."""
+        """Yield the result of each task as soon as the task is done."""
         for future in self._done:
             key, path = self._tasks.pop(future.key)
             yield _result(key, path, future)
@@ -64,13 +65,13 @@ class OnCluster:
 
 @contextmanager
 def on_cluster(client: Client, job: ShardJob) -> Iterator[Pool]:
-    """Yield a pool of the workers of a cluster."""
+    """Prepare the workers of a cluster for a run, and yield the pool that runs tasks on them."""
     plugin = RunPlugin(job)
     for attempt in range(ATTEMPTS):
         try:
             client.register_plugin(plugin)
             break
-        except OSError as error:  # a worker died meanwhile, or the scheduler did
+        except OSError as error:  # a worker or the scheduler died meanwhile
             if attempt == ATTEMPTS - 1:
                 raise ShardError(LOST) from error
             time.sleep(1)
@@ -79,18 +80,18 @@ def on_cluster(client: Client, job: ShardJob) -> Iterator[Pool]:
         yield pool
     finally:
         pool.cancel()
-        # A scheduler that was lost takes no message.
+        # The plug-in cannot be removed if the connection to the scheduler was lost.
         with suppress(OSError, TimeoutError, ValueError):
             client.unregister_worker_plugin(plugin.name)
 
 
 def _on_worker(task: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
-    """Return the value of a task, and the address of the worker."""
+    """Run a task on a worker; return the value of the task, and the address of the worker."""
     return task(*arguments), str(get_worker().address)
 
 
 def _result(key: Any, path: str, future: Any) -> Result:
-    """Return the result of a task that is done; ``path`` is the file of its shard."""
+    """Return the value or the error of a finished task; ``path`` is the file of its shard."""
     if future.status in ("cancelled", "lost"):
         return Result(key, error=ShardError(LOST))
     try:

@@ -14,13 +14,13 @@ import msgspec
 from spikgpt.cells.storage import as_data_errors, identity_of
 from spikgpt.errors import ConfigError, DataError, needs
 
-# Fields of fsspec's description of a file that change when the file does.
+# Fields in fsspec's description of a file that change when the file is changed.
 VERSIONS = ("ETag", "etag", "md5", "mtime", "LastModified", "last_modified", "updated", "created")
 REMEDY = "Check the address and your access. S3 needs the package s3fs, Google Cloud gcsfs, Azure adlfs."
 
 
 class ShardFile(msgspec.Struct, frozen=True):
-    """A file of cells, with its size in bytes and a text that differs once the file is changed or replaced."""
+    """A file of cells; ``size`` is in bytes, and ``version`` differs once the file is changed or replaced."""
 
     path: str
     size: int
@@ -28,7 +28,7 @@ class ShardFile(msgspec.Struct, frozen=True):
 
 
 def identify(path: str) -> ShardFile:
-    """Return the identity of a file or a zarr folder.
+    """Return the path, the size and the version of a file or a zarr folder.
 
     Raises
     ------
@@ -54,12 +54,12 @@ def identify(path: str) -> ShardFile:
 
 
 def identify_all(paths: Iterable[str | Path]) -> list[ShardFile]:
-    """Return the identities of the files of a query.
+    """Return the path, the size and the version of each file of a query.
 
     Raises
     ------
     ConfigError
-        When there is none, or one is named twice.
+        When no file is named, or a file is named twice.
     """
     names = [str(path) if is_address(str(path)) else str(Path(path).resolve()) for path in paths]
     if not names:
@@ -73,7 +73,7 @@ def identify_all(paths: Iterable[str | Path]) -> list[ShardFile]:
 
 @contextmanager
 def local_copy(path: str, folder: Path) -> Iterator[Path]:
-    """Yield the path of a local file, or of a copy in a folder of the file at an address."""
+    """Yield the path of a local file; for a remote address, yield the path of a temporary copy in ``folder``."""
     if not is_address(path):
         yield Path(path)
         return
@@ -91,7 +91,7 @@ def is_address(path: str) -> bool:
 
 
 def _store_of(path: str) -> tuple[Any, str]:
-    """Return the file system of fsspec behind an address, and the name there."""
+    """Return the fsspec file system of an address, and the name of the file in this file system."""
     with needs("distributed"):
         core = import_module("fsspec.core")
     store, name = core.url_to_fs(path)

@@ -1,4 +1,4 @@
-"""Manifest of an output folder of predicted labels: the arguments of the run, its plan, and its finished parts."""
+"""Manifest of an output folder of predicted labels: the arguments of the run, its shards, and its finished parts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ MANIFEST, QUERY_MODEL = "manifest.json", "query_model.safetensors"
 FORMAT = 1
 # Options that do not change the labels.
 FREE = ("batch_size", "progress")
-# Differences that a message names.
+# Largest number of differences that a message names.
 NAMED = 3
 
 
 class Shard(msgspec.Struct, frozen=True):
-    """Consecutive rows of a file: ``file`` is the index of the file, ``stop`` is excluded.
+    """Rows ``start`` to ``stop - 1`` of a file; ``file`` is the index of this file in the query.
 
-    ``batches`` are the indices of the batches of the combinations of values that occur in the shard, in their order.
+    ``batches`` has an entry for each combination of values that the batch columns have in the shard: the index of the
+    batch of cells with this combination.
     """
 
     file: int
@@ -34,7 +35,7 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 class Arguments(msgspec.Struct, frozen=True):
-    """Everything that decides on labels and on their division into parts."""
+    """Arguments of a run on which the labels, and their division into parts, depend."""
 
     spikgpt_version: str
     reference: str
@@ -51,9 +52,10 @@ class Arguments(msgspec.Struct, frozen=True):
 
 
 class ShardManifest(msgspec.Struct, kw_only=True):
-    """Contents of ``manifest.json``.
+    """Contents of ``manifest.json`` in the output folder.
 
-    ``shards``, ``batch_key`` and ``query_model``, the sha256 of its file, are set once the query model is fitted.
+    ``shards``, ``batch_key`` and ``query_model`` are set once the query model is fitted. ``query_model`` is the sha256
+    of the file with this model. ``parts`` are the finished parts, by file name.
     """
 
     format: int = FORMAT
@@ -70,12 +72,12 @@ class ShardManifest(msgspec.Struct, kw_only=True):
 
 
 def open_manifest(folder: Path, arguments: Arguments) -> ShardManifest:
-    """Return the manifest of a folder, or a new one for a new or empty folder.
+    """Return the manifest of an output folder, or a new manifest for a new or empty folder.
 
     Raises
     ------
     ConfigError
-        When the folder holds other files, or labels of other arguments.
+        When the folder holds other files, or labels that were computed with other arguments.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -104,7 +106,7 @@ def open_manifest(folder: Path, arguments: Arguments) -> ShardManifest:
 
 
 def _differences(before: Arguments, now: Arguments) -> list[str]:
-    """Return a phrase on each difference."""
+    """Return a phrase on each difference between the arguments of an earlier run and of this run."""
     phrases = []
     for name in ("spikgpt_version", "reference", "reference_digest", "shard_size"):
         old_value, new_value = getattr(before, name), getattr(now, name)

@@ -1,4 +1,4 @@
-"""Parts of the labels of a query: one Parquet file a shard."""
+"""Parts of the labels of a query: one Parquet file for each shard."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spikgpt.files import replacing, sha256_of
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.scoring.notes import Tally
 
-# Key of the metadata of a file.
+# Key of the metadata in the Parquet file of a part.
 KEY = b"spikgpt"
 REMEDY = "Make room on the disk, or correct your access, and run the same command again."
 
@@ -26,7 +26,7 @@ class FinishedPart(msgspec.Struct, frozen=True):
 
 
 class PartMetadata(msgspec.Struct):
-    """Metadata of a part: digests of the arguments and of the query model, and the numbers of cells."""
+    """Metadata in the file of a part: digests of the run's arguments and of the query model, and numbers of cells."""
 
     run: str
     query_model: str
@@ -39,12 +39,12 @@ def part_name(number: int) -> str:
 
 
 def write_part(path: Path, annotation: Annotation, shard: str, *, run: str, query_model: str) -> FinishedPart:
-    """Write the labels of a shard; the file appears once it is complete.
+    """Write the labels of a shard to a Parquet file, which appears once it is complete.
 
     Parameters
     ----------
     shard
-        Value of the column ``shard``.
+        Path of the file with the cells, for the column ``shard``.
     run, query_model
         Digests of the arguments and of the query model.
     """
@@ -52,7 +52,7 @@ def write_part(path: Path, annotation: Annotation, shard: str, *, run: str, quer
     frame = annotation.table()
     frame.insert(0, "shard", shard)
     table = pa.Table.from_pandas(frame.reset_index(), preserve_index=False)
-    # The categories of a column differ between parts.
+    # Write categorical columns as text, because their categories differ between parts.
     names = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
     for name in names:
         table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(pa.string()))
@@ -65,13 +65,13 @@ def write_part(path: Path, annotation: Annotation, shard: str, *, run: str, quer
 
 
 def finished_part(path: Path, expected: FinishedPart | None, *, run: str, query_model: str) -> FinishedPart | None:
-    """Return a part that is complete and of the same run; None if the shard has to be labelled.
+    """Return the part of a shard if it is complete and of the same run; None if the shard must be labelled.
 
     Parameters
     ----------
     expected
-        Part that the manifest lists, if it lists one. Other parts, of a driver that was killed before it listed them,
-        are read as a whole, and their checksums are compared.
+        Part that the manifest lists; None if the manifest lists none. A driver that was killed may have left a finished
+        part that the manifest does not list. Such a part is read as a whole, and its checksums are compared.
     """
     if not path.is_file():
         return None

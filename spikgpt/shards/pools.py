@@ -1,4 +1,4 @@
-"""Pools that run the tasks of a run; :mod:`spikgpt.shards.cluster` has the pool of a Dask cluster."""
+"""Pools that run the tasks of an annotation in this process or, in :mod:`spikgpt.shards.cluster`, on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from spikgpt.shards.worker import ShardJob, start_run, stop_run
 
 
 class Result(NamedTuple):
-    """Value of a task, or the error that it raised, and the address of the worker that ran it."""
+    """Result of a task: its value or its error, and the address of the worker that ran the task.
+
+    ``error`` is None if the task succeeded; ``worker`` is None if this process ran the task.
+    """
 
     key: Any
     value: Any = None
@@ -25,7 +28,7 @@ class Result(NamedTuple):
 
 
 class Pool(Protocol):
-    """Runs tasks, functions of :mod:`spikgpt.shards.worker`, in any order."""
+    """Runs tasks in any order; a task is a function of :mod:`spikgpt.shards.worker`."""
 
     def submit(self, key: Hashable, task: Callable[..., Any], *arguments: Any, worker: str | None = None) -> None:
         """Add a task, to run on ``worker`` if possible. The task gets the run's digest, then ``arguments``."""
@@ -42,11 +45,11 @@ class InProcess:
         self._tasks: deque[tuple[Any, Callable[..., Any], tuple[Any, ...]]] = deque()
 
     def submit(self, key: Hashable, task: Callable[..., Any], *arguments: Any, worker: str | None = None) -> None:
-        """Add a task."""
+        """Add a task; ``worker`` is ignored."""
         self._tasks.append((key, task, arguments))
 
     def results(self) -> Iterator[Result]:
-        """Run the tasks."""
+        """Run the tasks one by one, and yield the result of each."""
         while self._tasks:
             key, task, arguments = self._tasks.popleft()
             try:
@@ -58,7 +61,7 @@ class InProcess:
 
 @contextmanager
 def in_process(job: ShardJob, model: tuple[Reference, Engine]) -> Iterator[Pool]:
-    """Yield a pool of this process, which uses a reference and an engine that are open."""
+    """Yield a pool that runs tasks in this process; ``model`` is the reference and its engine, both open."""
     with tempfile.TemporaryDirectory(prefix="spikgpt-") as scratch:
         start_run(job, Path(scratch), model)
         try:

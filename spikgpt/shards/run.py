@@ -1,8 +1,9 @@
-"""Annotation of a query in several files: fit once, label every shard, resume.
+"""Annotation of a query in several files: fit the query model once, label every shard, and resume interrupted runs.
 
-The two passes are those of :mod:`spikgpt.pipeline`. In the first pass, workers read the shards, keep the aligned cells
-on their disks, and return a content key a cell. The driver chooses the sample by these keys, and fits the query model.
-In the second pass, workers label their shards and write one part each.
+The two passes are those of :mod:`spikgpt.pipeline`. In the first pass, workers read the shards and keep the aligned
+cells on their disks. They return a content key for each cell, a number that depends on the cell's values only. The
+driver, the process that started the run, chooses the sample by these keys and fits the query model. In the second pass,
+workers label the shards, and write one part for each shard.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from spikgpt.shards.worker import ShardFacts, ShardJob, fetch_cells, label_shard
 from spikgpt.types import InputReport, Integers, Rows
 from spikgpt.version import __version__
 
-# Cells of a part.
+# Default number of cells of a shard, and so of the part with its labels.
 SHARD_SIZE = 100_000
 # Seconds between two writes of the manifest.
 SAVE_SECONDS = 2.0
@@ -51,7 +52,7 @@ SAVE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class ShardedAnnotation:
-    """Labels of a query in several files, as parts in a folder.
+    """Labels of a query in several files, written as Parquet files to a folder.
 
     Attributes
     ----------
@@ -61,7 +62,7 @@ class ShardedAnnotation:
         Parquet files, in the order of the shards: one row per cell, with the columns of :meth:`Annotation.table` and
         the column ``shard``.
     resumed
-        Number of parts that were finished before.
+        Number of parts that an earlier run had finished.
     """
 
     folder: Path
@@ -88,7 +89,7 @@ class ShardedAnnotation:
         return self.summary.sentences()
 
     def notes(self) -> list[str]:
-        """Return sentences on everything suspicious."""
+        """Return a sentence on each unusual fact, such as few genes or many Unknown cells."""
         return self.summary.notes()
 
 
@@ -102,8 +103,8 @@ def annotate_shards(
     client: Any = None,
     shard_size: int = SHARD_SIZE,
 ) -> ShardedAnnotation:
-    """Label the cells of several files, which are one query; see :func:`spikgpt.annotate_shards`."""
-    # The command line has more options, which are resolved.
+    """Label the cells of several files, which together are one query; see :func:`spikgpt.annotate_shards`."""
+    # Leave out options that only the command line has; their values were applied before.
     options = AnnotateOptions(**{name: getattr(options, name) for name in AnnotateOptions.__struct_fields__})
     if options.majority_vote or options.cluster_key is not None:
         msg = (
@@ -139,7 +140,7 @@ def annotate_shards(
 
 @dataclass
 class _Run:
-    """The two passes of a run, by the driver."""
+    """The two passes of a run in the driver, which submits tasks to the pool and collects their results."""
 
     reference: Reference
     engine: Engine
@@ -147,7 +148,7 @@ class _Run:
     options: AnnotateOptions
     manifest: ShardManifest
     pool: Pool
-    # Worker that has the cells of a shard in its cache, by file and first row.
+    # Address of the worker that has cached the cells of a shard, by the index of the file and the first row.
     workers: dict[tuple[int, int], str | None] = field(default_factory=dict)
 
     @property
@@ -187,7 +188,7 @@ class _Run:
         self.manifest.save(self.folder)
 
     def _read(self) -> dict[tuple[int, int], ShardFacts]:
-        """Read all shards; return their facts by file and first row, in the order of the query."""
+        """Read all shards; return their facts by index of the file and first row, in the order of the query."""
         size, facts = self.manifest.arguments.shard_size, dict[tuple[int, int], ShardFacts]()
         for number, file in enumerate(self.files):
             self.pool.submit((number, 0), read_shard, file, range(size))
@@ -207,7 +208,7 @@ class _Run:
         return dict(sorted(facts.items()))
 
     def _fetch(self, shards: Sequence[Shard], rows: Any) -> tuple[Any, Integers]:
-        """Return the cells of these rows of the query, and the index of the batch of each."""
+        """Return the cells in k rows of the query, and the index of the batch of each cell, shape (k,)."""
         firsts = _first_rows(shards)
         for number, shard in enumerate(shards):
             own = rows[(rows >= firsts[number]) & (rows < firsts[number + 1])] - firsts[number]
@@ -277,7 +278,7 @@ class _Run:
 
 
 def _check_folder(folder: Path, files: list[ShardFile]) -> None:
-    """Refuse a folder where no parts can be written."""
+    """Refuse an output folder that cannot be written, or that lies inside a shard."""
     existing = next(part for part in (folder, *folder.parents) if part.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         msg = f"{folder} cannot be written: {existing} is {'not writable for you' if existing.is_dir() else 'a file'}. "
@@ -288,13 +289,13 @@ def _check_folder(folder: Path, files: list[ShardFile]) -> None:
 
 
 def _engine_options(engine: Engine) -> EngineOptions:
-    """Return the options of the same engine with one thread."""
+    """Return the options with which workers open the same engine with one thread."""
     options = getattr(engine, "options", EngineOptions())
     return structs.replace(options, engine=engine.name.partition(" ")[0], threads=1)
 
 
 def _current_client() -> Any:
-    """Return the client of Dask that the user opened, if there is one."""
+    """Return the Dask client that the user has opened; None if there is none."""
     distributed = sys.modules.get("distributed")
     if distributed is None:
         return None
@@ -305,7 +306,7 @@ def _current_client() -> Any:
 
 
 def _pool(client: Any, job: ShardJob, model: tuple[Reference, Engine]) -> AbstractContextManager[Pool]:
-    """Return the pool of a client, or of this process."""
+    """Return a pool of the workers of a Dask client or, if ``client`` is None, of this process."""
     if client is None:
         return in_process(job, model)
     with needs("distributed"):
@@ -314,12 +315,12 @@ def _pool(client: Any, job: ShardJob, model: tuple[Reference, Engine]) -> Abstra
 
 
 def _first_rows(shards: Sequence[Shard]) -> Integers:
-    """Return the row number in the query of the first cell of each shard, and the number of all cells."""
+    """Return the row number in the query of each shard's first cell, followed by the number of all cells."""
     return np.cumsum([0, *(shard.stop - shard.start for shard in shards)])
 
 
 def _check_alike(files: list[ShardFile], facts: dict[tuple[int, int], ShardFacts], number: int) -> None:
-    """Refuse a file whose values or genes differ from those of the other files."""
+    """Refuse a file with another kind of values or other genes than the files that were read before."""
     other = min(file for file, start in facts if start == 0)
     compared, first = facts[number, 0], facts[other, 0]
     paths = files[number].path, files[other].path
@@ -338,22 +339,26 @@ def _check_alike(files: list[ShardFile], facts: dict[tuple[int, int], ShardFacts
 
 
 def _sampled_rows(facts: dict[tuple[int, int], ShardFacts]) -> Rows:
-    """Return the row numbers in the query of the sample, ascending; the keys of the facts are dropped."""
+    """Choose the sample by the content keys, which are then dropped; return its row numbers in the query, ascending."""
     keys = np.concatenate([fact.keys for fact in facts.values()])
-    for key, fact in facts.items():  # a billion keys take 8 GB
+    for key, fact in facts.items():  # drop the keys: a billion take 8 GB
         facts[key] = dataclasses.replace(fact, keys=keys[:0])
     empty = np.isnan(keys)
     return np.flatnonzero(~empty)[sample_of(keys[~empty])] if empty.any() else sample_of(keys)
 
 
 def _batches(facts: list[ShardFacts], batch_key: str | None) -> tuple[str | None, list[list[int]]]:
-    """Return the columns with the batches of a query, and the batch of each combination of values of each shard."""
+    """Return the names of the batch columns, and for each shard the batch of each combination of their values.
+
+    The names are joined by " x "; None stands for a query of one batch.
+    """
     names = [name for name in facts[0].columns if all(name in fact.columns for fact in facts)]
     values = dict[str, list[str]]()
     for name in names:
         texts = [[row[list(fact.columns).index(name)] for row in fact.combinations] for fact in facts]
         kinds = {fact.columns[name] for fact in facts}
-        # A missing value turns the whole numbers of a shard into floats; the other shards are converted alike.
+        # If a column of whole numbers has a missing value in a shard, pandas reads floats. The whole numbers of the
+        # other shards are then converted to floats too.
         as_float = "f" in kinds and kinds <= set("fiu")
         values[name] = [str(float(text)) if as_float else text for of_shard in texts for text in of_shard]
     codes = {name: np.unique(np.array(texts, dtype=object), return_inverse=True)[1] for name, texts in values.items()}
@@ -364,7 +369,10 @@ def _batches(facts: list[ShardFacts], batch_key: str | None) -> tuple[str | None
 
 
 def _joined_report(facts: list[tuple[str, ShardFacts]]) -> InputReport:
-    """Return the report on a query from those on its shards, by path; a note of some files names the first of these."""
+    """Return the report on a query from the path and the facts of each shard.
+
+    A note on only some of the files begins with the path of the first of these files, and with their number.
+    """
     paths = dict[str, dict[str, None]]()
     for path, fact in facts:
         for note in (*fact.report.notes, *fact.notes):

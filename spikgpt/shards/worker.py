@@ -36,16 +36,17 @@ from spikgpt.types import InputReport, Integers, Rows, Strings
 
 @dataclass(frozen=True)
 class ShardJob:
-    """Everything that all tasks of a run need.
+    """Arguments that all tasks of a run need; each worker gets them once.
 
     Attributes
     ----------
     run
-        Digest of the arguments.
+        Digest of the arguments of the run.
     folder
-        Folder of the labels, which all workers see.
+        Output folder of the labels, on a disk that all workers share.
     files, origin
-        Files of the reference, its manifest among them, and its repository.
+        Contents of the files of the reference by name, including the manifest, and ``REPOSITORY@COMMIT`` of the
+        reference; None if it is not from the Hub.
     """
 
     run: str
@@ -63,17 +64,17 @@ class ShardFacts:
     Attributes
     ----------
     stop, n_obs
-        End of the rows that were read, and number of cells of the whole file.
+        End of the rows that were read, excluded, and number of cells of the whole file.
     unit, genes
-        Unit of the values, such as "counts", and digest of the genes.
+        Phrase on the kind of values, such as "counts values", and digest of the genes.
     columns
-        Kind of the values of each column of obs that may name batches, by name.
+        Kind of the values of each column of obs that may name batches, by column name: NumPy's letter, such as "i".
     combinations, cells
-        Combinations of the values of these columns that occur, and the number of cells of each.
+        Combinations of values that these columns have in the shard, and the number of cells with each combination.
     keys
-        Content keys of the cells, shape (n,); NaN for an empty cell.
+        Content keys of the cells (:func:`spikgpt.sampling.content_keys`), shape (n,); NaN for an empty cell.
     notes
-        Warnings from the opening of the file.
+        Warnings that the opening of the file gave.
     """
 
     stop: int
@@ -90,7 +91,7 @@ class ShardFacts:
 
 @dataclass
 class _OpenFile:
-    """A file of shards that is open."""
+    """An open file, with its cells and the warnings that its opening gave."""
 
     file: ShardFile
     closing: ExitStack
@@ -100,14 +101,14 @@ class _OpenFile:
 
 
 class ShardWorker:
-    """State of a run in one process: the reference, its engine, the query model, an open file, and caches.
+    """State of a run in one process: the reference, its engine, the query model, open files, and caches of shards.
 
     Parameters
     ----------
     scratch
         Folder on the disk of this worker.
     model
-        Reference and engine, if these are open already.
+        Reference and engine, if both are open already; None to open them on first use.
     """
 
     def __init__(self, job: ShardJob, scratch: Path, model: tuple[Reference, Engine] | None = None) -> None:
@@ -115,13 +116,13 @@ class ShardWorker:
         self._model = model
         self._query_model: tuple[str, QueryModel] | None = None
         self._lock = threading.Lock()
-        # One open file a thread, as threads of a worker read different files.
+        # The open file of each thread, by thread id, because the threads of a worker read different files.
         self._open: dict[int, _OpenFile] = {}
         self._caches: dict[tuple[str, int], ShardCache] = {}
 
     @property
     def model(self) -> tuple[Reference, Engine]:
-        """Reference and engine, opened once."""
+        """Reference and engine, opened on first use."""
         with self._lock:
             if self._model is None:
                 reference = read_reference(self.job.files, self.job.origin)
@@ -129,7 +130,7 @@ class ShardWorker:
             return self._model
 
     def query_model(self, sha256: str) -> QueryModel:
-        """Return the query model of the folder, loaded once."""
+        """Return the query model of the output folder; refuse a file with another sha256."""
         reference = self.model[0]
         with self._lock:
             if self._query_model is None or self._query_model[0] != sha256:
@@ -141,7 +142,7 @@ class ShardWorker:
             return self._query_model[1]
 
     def open(self, file: ShardFile) -> _OpenFile:
-        """Return a file that is open, and close the file that this thread opened before."""
+        """Open a file, unless this thread has opened it already, and close the thread's previous file."""
         thread = threading.get_ident()
         opened = self._open.get(thread)
         if opened and opened.file == file:
@@ -160,7 +161,7 @@ class ShardWorker:
         return self._open[thread]
 
     def read(self, file: ShardFile, rows: range) -> ShardFacts:
-        """Read and cache the cells of some rows of a file."""
+        """Read and cache the cells in some rows of a file, and return their facts."""
         opened = self.open(file)
         query, rows = opened.query, range(rows.start, min(rows.stop, opened.query.n_obs))
         columns, combinations, codes = self._combinations(opened, rows)
@@ -189,7 +190,11 @@ class ShardWorker:
         )
 
     def chunks(self, file: ShardFile, rows: range, some: Rows | None = None) -> Iterator[tuple[int, AlignedCells]]:
-        """Yield the first row and the cells of each chunk of a shard, from the cache if it is intact."""
+        """Yield the first row and the cells of each chunk of a shard, from the cache if the cache is intact.
+
+        ``some`` are row numbers in the shard, ascending. The cache leaves out chunks without any of these rows. None
+        stands for all rows.
+        """
         cache = self._caches.get((file.path, rows.start))
         if cache and cache.intact:
             yield from cache.chunks(some)
@@ -200,7 +205,10 @@ class ShardWorker:
             start += len(chunk.totals)
 
     def head(self, file: ShardFile, rows: range) -> tuple[Strings, Integers]:
-        """Return the names of the cells of a shard, and the index of the combination of each, each of shape (n,)."""
+        """Return the names of the n cells of a shard and the index of each cell's combination of batch values.
+
+        Both arrays have the shape (n,).
+        """
         cache = self._caches.get((file.path, rows.start))
         if cache and cache.intact:
             return cache.head()
@@ -222,7 +230,11 @@ class ShardWorker:
         self._caches.clear()
 
     def _combinations(self, opened: _OpenFile, rows: range) -> tuple[dict[str, str], list[tuple[str, ...]], Integers]:
-        """Return columns that may name batches, the combinations of their values, and the combination of each cell."""
+        """Return the batch columns with their kinds, the combinations of their values, and each cell's combination.
+
+        Batch columns are the columns that may name batches. The last array, shape (n,), is the index of the combination
+        of each cell.
+        """
         obs = opened.cells.obs.iloc[rows.start : rows.stop]
         names = batch_columns(obs, self.job.options.batch_key)
         codes = np.zeros(len(rows), dtype=np.int64)
@@ -262,7 +274,7 @@ def read_shard(run: str, file: ShardFile, rows: range) -> ShardFacts:
 
 
 def fetch_cells(run: str, file: ShardFile, rows: range, some: Rows) -> tuple[AlignedCells, Integers]:
-    """Return some of the cells of a shard, and the index of the combination of each.
+    """Return k cells of a shard, and the index of each cell's combination of values in the batch columns, shape (k,).
 
     Parameters
     ----------
@@ -288,22 +300,22 @@ def label_shard(
     name: str,
     expected: FinishedPart | None,
 ) -> tuple[FinishedPart, bool]:
-    """Label a shard and write its part, unless the part is finished; return the part, and True if it was finished.
+    """Label a shard and write its part, unless a finished part exists; return the part, and True if it existed.
 
     Parameters
     ----------
     first
-        Row number in the query of the first cell.
+        Row number in the query of the shard's first cell.
     batches
-        Index of the batch of each combination of values.
+        Index of the batch of each combination of values in the batch columns.
     batch_key
-        Columns with the batches.
+        Names of the columns with the batches; None for one batch.
     query_model
-        Sha256 of the query model.
+        Sha256 of the file with the query model.
     name
         File name of the part.
     expected
-        Part that the manifest lists.
+        Part that the manifest lists; None if the manifest lists none.
     """
     worker = _RUNS[run]
     with _named(file, rows):
@@ -331,7 +343,7 @@ def label_shard(
 
 @contextmanager
 def _named(file: ShardFile, rows: range) -> Iterator[None]:
-    """Name the shard in the message of an error."""
+    """While this context is open, add the path and the rows of the shard to the message of an error."""
     try:
         yield
     except (SpikGPTError, OSError, MemoryError) as error:
@@ -348,13 +360,13 @@ def _names(opened: _OpenFile, rows: range) -> Strings:
 
 
 def _kind_of(column: pd.Series[Any]) -> str:
-    """Return the kind of the values of a column, as NumPy writes it."""
+    """Return NumPy's letter for the kind of the values of a column, such as ``i`` for whole numbers."""
     dtype: Any = column.cat.categories.dtype if isinstance(column.dtype, pd.CategoricalDtype) else column.dtype
     return str(dtype.kind)
 
 
 def _unit_of(query: QueryCells) -> str:
-    """Return the unit of the values of a query."""
+    """Return a phrase on the values of a query: counts, linear or log values, and the base of the logarithm."""
     if query.expression is None:
         return query.report.values
     content = query.expression.content
@@ -363,7 +375,7 @@ def _unit_of(query: QueryCells) -> str:
 
 
 def _digest_of_genes(query: QueryCells, chunk: AlignedCells) -> str:
-    """Return a digest of the genes of a query in any order, and of those that the reference has."""
+    """Return a digest of the genes of a query, in any order, and of the genes that the reference shares."""
     names = [] if query.expression is None else sorted(map(str, query.expression.var.index))
     digest = hashlib.sha256("\n".join(names).encode())
     digest.update(chunk.genes_present.tobytes() + chunk.other_genes.tobytes())
