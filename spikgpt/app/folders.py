@@ -21,9 +21,9 @@ from spikgpt.app import reaper
 from spikgpt.files import lock_folder, locked_folder
 
 PREFIX = "spikgpt-app-"
-# Characters of a file's name that are kept.
+# Largest number of characters of a file's name that are kept.
 LONGEST_NAME = 100
-# Name of a file without a usable name.
+# Name for an upload whose own name has no usable characters.
 NAMELESS = "query"
 
 
@@ -61,10 +61,11 @@ def remove_leftovers(parent: Path) -> None:
 
 
 def safe_name(name: str) -> str:
-    """Return a name for an upload with the letters, digits and endings of the user's name."""
+    """Return a safe file name for an upload: unusual characters of the user's name become underscores."""
     name = unicodedata.normalize("NFC", name.replace("\\", "/").rpartition("/")[2])
     name = re.sub(r"[^\w. -]", "_", name).strip(" ._-")
-    # The end has the format, such as .csv.gz. File names have at most 255 bytes.
+    # Shorten the name at its start, because its end states the format, such as .csv.gz. File names have at most 255
+    # bytes.
     while len(name) > LONGEST_NAME or len(os.fsencode(name)) > 2 * LONGEST_NAME:
         name = name[1:].lstrip(" ._-")
     return name or NAMELESS

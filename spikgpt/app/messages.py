@@ -11,16 +11,17 @@ import msgspec
 from spikgpt.app.folders import safe_name
 from spikgpt.service.messages import JobProgress, LabelJob
 
-# Folder of the results in a job's folder, and the files in it. No upload has a name that begins with a dot.
+# Folder of the results in a job's folder, and the files in this folder. Uploads lie beside this folder and never have a
+# name that begins with a dot.
 RESULTS = ".results"
 SUMMARY, CELLS, TABLE, REPORT = "summary.json", "labelled.h5ad", "labels.csv", "report.html"
 
-# Endings of a query's name.
+# Endings that state the format in the file name of a query, such as .csv.gz.
 ENDINGS = re.compile(r"(\.(h5ad|h5|zarr|loom|mtx|csv|tsv|txt|parquet|tar|zip|gz))+$", re.IGNORECASE)
 
 
 class PageJob(LabelJob, frozen=True, kw_only=True):
-    """A file to label: ``query`` is its path, from the job's folder or from the root."""
+    """A file to label: ``query`` is its path, either absolute or relative to the job's folder."""
 
     query: str
     cluster_key: str | None = None
@@ -29,7 +30,7 @@ class PageJob(LabelJob, frozen=True, kw_only=True):
 
 
 class PageLabel(msgspec.Struct, frozen=True, kw_only=True):
-    """A label of the result, with its number of cells."""
+    """A row in the page's table of labels; ``confidence`` is the mean of the label's cells, None for Unknown."""
 
     label: str
     cells: int
@@ -38,7 +39,11 @@ class PageLabel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PageCluster(msgspec.Struct, frozen=True, kw_only=True):
-    """A cluster of the result, with its label."""
+    """A row in the page's table of clusters.
+
+    ``share`` is the share of the cluster's cells with its label, and ``unknown_share`` that of its Unknown cells.
+    ``genes`` are its marker genes, or a sentence if there are none.
+    """
 
     name: str
     cells: int
@@ -49,10 +54,10 @@ class PageCluster(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """Labels of a file as the page shows them.
+    """Result for a file, as the page shows it.
 
-    ``query`` is the name of the file. ``verdict``, ``tone`` (good, fair or bad), ``explanation`` and ``evidence`` are
-    the compatibility in the words of the report.
+    ``query`` is the name of the file. ``verdict``, ``tone`` (good, fair or bad), ``explanation`` and ``evidence``
+    describe the compatibility in the words of the report.
     """
 
     cells: int
@@ -62,7 +67,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     tone: str
     explanation: str
     evidence: str
-    # Sentences on the choice of the reference, for auto.
+    # Sentences on the choice of the reference; empty unless the user chose auto.
     choice: list[str]
     sentences: list[str]
     notes: list[str]
@@ -76,19 +81,19 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def read(cls, folder: Path) -> Summary:
-        """Return the summary in the results of a job."""
+        """Read the summary from the folder of a job."""
         return msgspec.json.decode((folder / RESULTS / SUMMARY).read_bytes(), type=cls)
 
 
 class Step(NamedTuple):
-    """The step of a run, with its seconds up to now."""
+    """The current step of a run, and the seconds since the run began."""
 
     progress: JobProgress
     seconds: float
 
 
 class Finished(NamedTuple):
-    """The end of a run: its labels, and the address of its files."""
+    """Result of a finished run: its summary, the secret address of its files, and the seconds that the run took."""
 
     summary: Summary
     address: str

@@ -1,7 +1,7 @@
 """The Gradio page: fields, buttons, and the areas for progress, labels and report.
 
-Gradio reads its settings from the environment when it is imported. So the server sets them before it imports this
-module.
+Gradio reads its settings from the environment when it is imported. So the server sets the environment variables before
+it imports this module.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ZONE = """
 </label>
 <button type="button" class="sg-remove" hidden>Remove the file</button>
 """
-# On a narrow screen the progress is below the fields.
+# Script that scrolls to the progress, which is below the fields on a narrow screen.
 SHOW = "() => document.querySelector('#status').scrollIntoView({behavior: 'smooth', block: 'nearest'})"
 HEAD = """<h1>SpikGPT</h1><p>Cell types for single-cell RNA-seq. {privacy}</p>"""
 LOCAL = "The cells stay on this machine."
@@ -42,19 +42,19 @@ table of cell types, the downloads and the report.</div>"""
 
 
 class GradioPage:
-    """The page of a server.
+    """The Gradio page: its fields, its buttons, and the functions that they call.
 
     Parameters
     ----------
     runs
-        Runs of files.
+        Starts the runs that label files.
     """
 
     def __init__(self, runs: Runs, sessions: Sessions, settings: AppOptions) -> None:
         self._runs, self._sessions, self._settings = runs, sessions, settings
 
     def blocks(self) -> gradio.Blocks:
-        """Return the page."""
+        """Return the page as Gradio blocks."""
         blocks = gradio.Blocks(title=TITLE, analytics_enabled=False)
         with blocks:
             gradio.HTML(
@@ -80,7 +80,8 @@ class GradioPage:
             )
             start.click(None, None, None, js=SHOW)
             stop.click(self.stop, None, None, api_name="stop", show_progress="hidden", concurrency_limit=None)
-            # Gradio keeps a connection to each open page only for this event; its end is the end of the session.
+            # Gradio keeps a connection to each open page only if there is a function for this event. The server ends
+            # the session when the connection ends.
             blocks.unload(lambda: None)
         blocks.queue(max_size=None)
         return blocks
@@ -126,7 +127,7 @@ class GradioPage:
         return upload, [reference, path, cluster_key, batch_key, unknown], start, stop
 
     async def begin(self, request: gradio.Request) -> str:
-        """Begin a session, and return the token for its uploads."""
+        """Begin a session, and return the token for its uploads; an empty text if there are too many sessions."""
         try:
             return (await self._sessions.session_of(str(request.session_hash))).token
         except SpikGPTError:
@@ -141,10 +142,10 @@ class GradioPage:
         unknown: bool,
         request: gradio.Request,
     ) -> AsyncIterator[tuple[Any, ...]]:
-        """Label the file of a session, and show progress, labels and report; a mistake is one line."""
+        """Label the file of a session; yield the progress, then the labels and the report, or one line on an error."""
         busy = gradio.Button(interactive=False), gradio.Button(interactive=True)
         idle = gradio.Button(interactive=True), gradio.Button(interactive=False)
-        # Programs may send other types than the page.
+        # Programs that call the page's functions may send values of other types than the page does.
         reference, path, cluster_key, batch_key = (
             str(text or "") for text in (reference, path, cluster_key, batch_key)
         )

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-# Attempts, and seconds between them: the workers of a killed server may still write.
+# Number of attempts, and seconds between two attempts. The workers of a killed server may still write for some time.
 ATTEMPTS, PAUSE = 50, 0.1
 
 
@@ -28,7 +28,7 @@ def remove(folder: Path) -> bool:
 
 def main() -> None:
     """Wait for the end of standard input, and remove the folder that the command line names."""
-    # These signals may reach the whole group of processes; the folder is removed after the server has ended.
+    # Ignore signals that may reach the whole group of processes: the folder is removed after the server has ended.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()

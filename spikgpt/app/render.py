@@ -1,4 +1,4 @@
-"""HTML of the page: progress, errors, labels and the report; all texts of files are escaped."""
+"""HTML of the page: progress, errors, labels and the report. All texts that come from files are escaped."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from spikgpt.app.messages import CELLS, REPORT, TABLE, Finished, PageCluster, Pa
 from spikgpt.errors import printable, with_noun
 from spikgpt.types import UNKNOWN
 
-# Characters with a meaning in the templates of Gradio's page.
+# Characters with a special meaning in the templates of Gradio's page, and their HTML codes.
 SIGNS = {sign: f"&#{ord(sign)};" for sign in "{}$`@\\"}
-# Title and content of each download.
+# Text and tooltip of the link to each download.
 DOWNLOADS = {
     CELLS: ("Cells with labels (.h5ad)", "the file with the labels in obs"),
     TABLE: ("Table of labels (.csv)", "one row per cell"),
@@ -20,7 +20,7 @@ DOWNLOADS = {
 
 
 def text(value: object) -> str:
-    """Return an untrusted text as HTML: without markup, control characters and signs of templates."""
+    """Return an untrusted text as HTML, with markup, control characters and the characters of templates escaped."""
     escaped = escape(printable(str(value)))
     return "".join(SIGNS.get(character, character) for character in escaped)
 
@@ -31,7 +31,7 @@ def name(value: object) -> str:
 
 
 def progress(step: Step) -> str:
-    """Return the step of a run, with a bar if the number of cells is known."""
+    """Return the HTML of a run's current step; the bar shows the share done if the number of cells is known."""
     report = step.progress
     count, bar = "", "<progress></progress>"
     if report.total:
@@ -44,17 +44,17 @@ def progress(step: Step) -> str:
 
 
 def error(message: object) -> str:
-    """Return an error, in one line."""
+    """Return the HTML of an error message, in one line."""
     return f'<div class="sg-status sg-error" role="alert"><p><b>Error:</b> {text(message)}</p></div>'
 
 
 def stopped() -> str:
-    """Return the message of a run that the user stopped."""
+    """Return the HTML of the message that the user stopped a run."""
     return '<div class="sg-status" role="status"><p>Stopped. Nothing was kept of this run.</p></div>'
 
 
 def result(finished: Finished) -> str:
-    """Return the labels of a run, with the compatibility first."""
+    """Return the HTML of a run's result: the compatibility, downloads, labels, clusters, notes and details."""
     summary = finished.summary
     return (
         _verdict(summary)
@@ -71,7 +71,7 @@ def report(finished: Finished) -> str:
     """Return the HTML frame that shows the report of a run; an empty string if the run made no report."""
     if REPORT not in finished.summary.files:
         return ""
-    # The frame has an origin of its own: its script reaches neither this page nor the server.
+    # The frame has a web origin of its own, so the script of the report reaches neither this page nor the server.
     return (
         '<iframe class="sg-report" title="Report" sandbox="allow-scripts allow-downloads" '
         f'referrerpolicy="no-referrer" src="results/{quote(finished.address)}/{REPORT}"></iframe>'

@@ -19,14 +19,14 @@ from spikgpt.service.messages import Done, JobProgress
 from spikgpt.service.pool import WorkerPool
 from spikgpt.service.refusals import Kind, Refusal
 
-# Seconds between reports.
+# Seconds between two reports on the progress of a run.
 EVERY = 0.25
 WAITING = "Waiting for other files"
 STARTING = "Reading"
 
 
 class LabelRequest(NamedTuple):
-    """A file to label, and how: the fields of the page."""
+    """Values of the page's fields: the reference, the path of a file on this machine, and the options."""
 
     reference: str
     path: str = ""
@@ -40,12 +40,12 @@ class RunStopped(Exception):
 
 
 class Runs:
-    """Runs of all sessions.
+    """Starts the runs of all sessions, and limits their number.
 
     Parameters
     ----------
     pool
-        Workers, started.
+        Worker processes, already started.
     """
 
     def __init__(self, pool: WorkerPool, settings: AppOptions) -> None:
@@ -58,7 +58,7 @@ class Runs:
         return {reference.name: len(reference.labels) for reference in self._pool.references}
 
     async def run(self, session: PageSession, request: LabelRequest) -> AsyncGenerator[Step | Finished]:
-        """Label a file: yield the steps, and at last the labels.
+        """Label a file; yield the current step several times a second, and at the end the labels.
 
         Raises
         ------
@@ -86,7 +86,7 @@ class Runs:
             self._admitted -= 1
 
     async def _follow(self, session: PageSession, job: PageJob) -> AsyncGenerator[Step | Finished]:
-        """Submit a job, and yield its steps."""
+        """Submit a job; yield its current step several times a second, and at the end its labels."""
         started = time.monotonic()
         latest = JobProgress(WAITING)
 
@@ -130,7 +130,7 @@ class Runs:
         Raises
         ------
         ConfigError
-            When no file is named, or two are.
+            When no file or no reference is named, or an upload and a path are named.
         """
         path = request.path.strip() if self._settings.is_local else ""
         if path and session.upload is not None:
@@ -149,7 +149,7 @@ class Runs:
         session.forget_results()
         folder = session.new_folder()
         if session.upload is not None:
-            # A hard link keeps the bytes of this upload under the name of the user's file.
+            # A hard link keeps the bytes of this upload, under the name of the user's file, if the upload is replaced.
             query = session.upload.name
             os.link(session.upload, folder / query)
         else:

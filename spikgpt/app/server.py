@@ -90,7 +90,7 @@ def _gradio_app(runs: Runs, sessions: Sessions, settings: AppOptions) -> Any:
     fonts = [gradio.themes.Font(name) for name in ("system-ui", "sans-serif")]
     mono = [gradio.themes.Font(name) for name in ("ui-monospace", "monospace")]
     theme = gradio.themes.Default(primary_hue="teal", neutral_hue="zinc", font=fonts, font_mono=mono)
-    # Dark enough for white letters.
+    # Background colours that are dark enough for white letters.
     dark = {"button_primary_background_fill": "*primary_700", "button_primary_background_fill_hover": "*primary_800"}
     theme.set(**dark, **{f"{name}_dark": value for name, value in dark.items()})
     return gradio.mount_gradio_app(
@@ -113,8 +113,8 @@ class _PageServer(HTTPServer):
     """A server that stops after the first signal; files that are being labelled are dropped."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop; after a second signal, at once."""
+        """Stop the server; after a second signal, stop at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
-        # The connections of open pages are cut, which is no error.
+        # Hide the errors of uvicorn about the connections of open pages, which are cut on purpose.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

@@ -15,14 +15,14 @@ from spikgpt.app.folders import safe_name
 from spikgpt.errors import with_noun
 from spikgpt.service.refusals import Kind, Refusal
 
-# Seconds without an action after which a session without a connection ends. An open page keeps a connection.
+# Seconds without an action after which a session ends if its page has no connection. An open page keeps a connection.
 IDLE = 120.0
-# Sessions at most.
+# Largest number of sessions.
 MOST = 1000
 
 
 class PageSession:
-    """An open page.
+    """Session of an open page, with its upload, its run and its results.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class PageSession:
         self.folder = parent / secrets.token_hex(16)
         self.upload: Path | None = None
         self.uploads_running = 0
-        # Address of the results, and the folder of their job.
+        # Secret address of the results, and the folder of the job that wrote the results; None without results.
         self.results: tuple[str, Path] | None = None
         self.run: asyncio.Task[object] | None = None
         self.used = time.monotonic()
@@ -59,12 +59,12 @@ class PageSession:
         return folder
 
     async def receive(self, name: str, write: Callable[[Path], Awaitable[Path]]) -> None:
-        """Replace the upload by the file that a function writes to a folder."""
+        """Replace the upload by a new file; ``write`` writes this file to a new folder, and returns its path."""
         folder = self.new_folder()
         self.uploads_running += 1
         try:
             received = await write(folder)
-            # Messages show the name, and its ending separates tables from matrices.
+            # Keep the user's name of the file: messages show the name, and its ending states the format.
             path = received.rename(folder / safe_name(name))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -83,7 +83,7 @@ class PageSession:
             self.upload = None
 
     def keep_results(self, folder: Path) -> str:
-        """Replace the results by those of a job's folder, and return their secret address."""
+        """Replace the results by the results in a job's folder, and return their secret address."""
         self.forget_results()
         self.results = secrets.token_urlsafe(24), folder
         return self.results[0]
@@ -95,7 +95,7 @@ class PageSession:
             self.results = None
 
     async def stop(self) -> bool:
-        """Stop the run, and return True if there was one."""
+        """Stop the run of this session; return True if a run was going on."""
         run, self.run = self.run, None
         if run is None or run.done():
             return False
@@ -124,7 +124,7 @@ class Sessions:
     def __init__(self, folder: Path, most_files: int) -> None:
         self._folder, self._most_files = folder, most_files
         self._sessions: dict[str, PageSession] = {}
-        # Open connections of each page.
+        # Number of open connections of each page, by Gradio's key of the page.
         self._connections = Counter[str]()
 
     def __len__(self) -> int:
@@ -154,7 +154,7 @@ class Sessions:
         Raises
         ------
         Refusal
-            When there is none.
+            When no session has this token.
         """
         for session in self._sessions.values():
             if secrets.compare_digest(session.token.encode(), token.encode()):
@@ -182,7 +182,7 @@ class Sessions:
             raise Refusal(Kind.BUSY, msg)
 
     def results(self, address: str) -> Path | None:
-        """Return the folder of the job of results by their address."""
+        """Return the folder of the job whose results have a secret address; None if no results have this address."""
         for session in self._sessions.values():
             if session.results and secrets.compare_digest(session.results[0].encode(), address.encode()):
                 session.used = time.monotonic()
@@ -190,11 +190,11 @@ class Sessions:
         return None
 
     def connect(self, key: str) -> None:
-        """Note that a page has connected."""
+        """Count a new connection of a page."""
         self._connections[key] += 1
 
     def disconnect(self, key: str) -> None:
-        """Note that a connection of a page has ended."""
+        """Count the end of a connection of a page."""
         self._connections[key] -= 1
         if self._connections[key] <= 0:
             del self._connections[key]

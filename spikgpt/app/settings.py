@@ -41,7 +41,7 @@ class AppOptions(Options, frozen=True, kw_only=True):
 
     @property
     def most_runs(self) -> int:
-        """Number of files that are labelled or wait."""
+        """Largest number of files that are labelled or wait at the same time."""
         return self.workers + self.queue
 
     @property
@@ -60,7 +60,7 @@ def setup_of(
     hub: HubOptions | None = None,
     scgpt: Path | None = None,
 ) -> Setup:
-    """Return the references of the page and the options of its workers; by default the references in this package."""
+    """Return the setup of the page's workers; ``models`` are the references, by default those in this package."""
     return Setup.from_options(
         models,
         engine or EngineOptions(),

@@ -25,7 +25,7 @@ from spikgpt.service.messages import UPLOAD
 from spikgpt.service.refusals import Kind, Refusal
 from spikgpt.service.uploads import Message, Receive, Scope, Send, drop_body, noting_end, receive_upload
 
-# Addresses of Gradio's page, and of the calls that the page makes.
+# Paths of Gradio's page, and of the requests that the page sends.
 GRADIO = re.compile(
     r"/(|config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|(assets|static|svelte)/.*"
     r"|gradio_api/(info|startup-events|theme\.css|queue/(join|data)))/?"
@@ -33,28 +33,30 @@ GRADIO = re.compile(
 FILES = "|".join(map(re.escape, (CELLS, TABLE, REPORT)))
 RESULT = re.compile(rf"/results/(?P<address>[\w-]+)/(?P<file>{FILES})")
 MEDIA = {CELLS: "application/x-hdf5", TABLE: "text/csv; charset=utf-8", REPORT: "text/html; charset=utf-8"}
-# The browser contacts no other server. Gradio compiles its templates at run time, which needs unsafe-eval.
+# Content security policy of the page: the browser contacts no other server. Gradio compiles its templates at run time,
+# which needs unsafe-eval.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; frame-src 'self'; "
     "object-src 'none'; base-uri 'self'; form-action 'self'"
 )
-# The report has an origin of its own, and contacts no server.
+# Content security policy of the report, which has a web origin of its own and contacts no server.
 REPORT_POLICY = (
     "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline'; "
     "style-src 'unsafe-inline'; img-src data:"
 )
-# Connection that an open page keeps, and seconds after its end until the session ends: a page may connect again.
+# Path of the connection that an open page keeps. The session ends GRACE seconds after this connection, because the page
+# may connect again.
 HEARTBEAT = re.compile(r"/gradio_api/heartbeat/(\w+)")
 GRACE = 2.0
-# Bytes of a call of the page: the texts of its fields.
+# Largest request in bytes that the page sends to Gradio: the texts of its fields.
 LONGEST_CALL = 64 * 1024
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 CLOSED = "Open the whole address that spikgpt app printed when it started, with its key."
 
 
 class Web:
-    """ASGI application of the page.
+    """ASGI application of the page, which answers some requests itself and lets Gradio answer the others.
 
     Parameters
     ----------
@@ -67,7 +69,7 @@ class Web:
     def __init__(self, gradio: Any, sessions: Sessions, settings: AppOptions, key: str | None) -> None:
         self._gradio, self._sessions, self._settings, self._key = gradio, sessions, settings, key
         self._cookie = f"spikgpt-{secrets.token_hex(4)}"
-        # Sessions that end soon.
+        # Tasks that end the sessions of pages which have disconnected.
         self._ending = set[asyncio.Task[None]]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,9 +101,9 @@ class Web:
         await answer(scope, receive, self._with_headers(send))
 
     async def _keep(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let Gradio answer the connection of an open page, and end the session after it.
+        """Let Gradio serve the connection that an open page keeps, and end the session after this connection.
 
-        Gradio has an event for the end, which is lost when the page is closed while Gradio writes.
+        Gradio's own event for the end of a connection is lost if the page is closed while Gradio writes.
         """
         self._sessions.connect(key)
         try:
@@ -123,7 +125,8 @@ class Web:
         if self._key is None:
             return None
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        # The name of another machine may resolve to this one (DNS rebinding). Its page would then reach this page.
+        # The host name of another site may resolve to this machine (DNS rebinding). A page of that site could then read
+        # this page.
         if re.sub(r":\d+$", "", host) not in (*LOCAL_HOSTS, self._settings.host):
             return PlainTextResponse("This page answers only on this machine.", 403)
         if origin is not None and origin.partition("://")[2] != host:
@@ -142,7 +145,7 @@ class Web:
         return None
 
     def _result(self, address: str, file: str, as_download: bool) -> Response:
-        """Return a file of the results."""
+        """Return the answer with a file of the results that have a secret address."""
         folder = self._sessions.results(address)
         if folder is None or not (path := folder / RESULTS / file).is_file():
             return PlainTextResponse("These results are no longer kept. Label the cells again.", 404)
@@ -154,7 +157,7 @@ class Web:
         return FileResponse(path, media_type=MEDIA[file], headers=headers, filename=name)
 
     async def _upload(self, request: Request) -> Response:
-        """Receive the upload of a session, or forget it."""
+        """Receive the upload of a session or, for the method DELETE, remove the upload."""
         try:
             if request.method not in ("POST", "DELETE"):
                 msg = f"The method is {request.method[:20]!r}; expected POST."
@@ -183,7 +186,7 @@ class Web:
             return JSONResponse({"error": printable(text)}, 500)
 
     def _with_headers(self, send: Send) -> Send:
-        """Return a sender that adds the headers of all answers."""
+        """Return a sender that adds the security headers to each answer."""
 
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -199,6 +202,6 @@ class Web:
 
 
 def _is_short(request: Request) -> bool:
-    """Return True if the body of a request states a size within the limit; the server stops at this size."""
+    """Return True if a request states a body size within the limit; the server reads no more than the stated size."""
     declared = request.headers.get("content-length", "")
     return declared.isdecimal() and int(declared) <= LONGEST_CALL

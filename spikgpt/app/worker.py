@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from spikgpt.scoring.annotation import Annotation
     from spikgpt.several import NamedModel
 
-# Bytes of a file that a worker may write: ROOM, and ROOM_PER_BYTE for each byte of the largest upload, because packed
-# files grow when they are unpacked.
+# Largest file in bytes that a worker may write: ROOM + ROOM_PER_BYTE * (size of the largest upload). Packed files grow
+# when they are unpacked.
 ROOM, ROOM_PER_BYTE = 1 << 30, 8
-# Seconds between reports on the progress.
+# Seconds between two reports on the progress of a step.
 REPORT_EVERY = 0.2
 REPORTING, WRITING = "Drawing the report", "Writing the results"
 log = logging.getLogger("spikgpt.app")
@@ -36,7 +36,7 @@ log = logging.getLogger("spikgpt.app")
 
 @dataclass
 class Models:
-    """References of the page.
+    """References that the page can use.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Models:
     named: dict[str, NamedModel]
     keywords: dict[str, Any]
     is_open: bool
-    # All available references, and scores of references that could not be opened; filled on use.
+    # Result of at_hand(), kept from its first call; None before.
     _at_hand: tuple[list[NamedModel], list[ReferenceScore]] | None = field(default=None, repr=False)
 
     def find(self, name: str) -> NamedModel:
@@ -60,7 +60,7 @@ class Models:
         Raises
         ------
         SpikGPTError
-            When there is none, or it cannot be opened.
+            When there is no such reference, or the reference cannot be opened.
         """
         if name in self.named:
             return self.named[name]
@@ -70,7 +70,7 @@ class Models:
         return _opened(name, self.keywords)
 
     def at_hand(self) -> tuple[list[NamedModel], list[ReferenceScore]]:
-        """Return the references to choose from, and a score with the problem of each other reference."""
+        """Return the references among which auto chooses, and the problem of each reference that cannot be opened."""
         if not self.is_open:
             return list(self.named.values()), []
         if self._at_hand is None:
@@ -83,7 +83,7 @@ class Models:
 
 
 def load(setup: Setup) -> Models:
-    """Return the references of the page.
+    """Load the references of the page.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def load(setup: Setup) -> Models:
 
 
 def run_job(job: PageJob, models: Models, max_cells: int, send: SendReply) -> Done | Failed:
-    """Label a file and write the results into the job's folder; errors that a user can correct are returned."""
+    """Label a file, and write the results to the job's folder; errors are returned as ``Failed``, not raised."""
     from spikgpt.cells.progress import reporting
 
     folder = Path(job.folder)
@@ -112,7 +112,7 @@ def run_job(job: PageJob, models: Models, max_cells: int, send: SendReply) -> Do
         return Done(file=f"{RESULTS}/{SUMMARY}", headers={}, cells=summary.cells)
     except SpikGPTError as error:
         known = Refusal.from_error(error)
-        # The words of the command line, also for the errors that the service has no kind for.
+        # Show the message of the command line, also for errors that have no kind in the service.
         kind = Kind.CONFIG_ERROR if known.kind == Kind.INTERNAL_ERROR else known.kind
         return Failed(kind, without_folder(str(error), folder))
     except OSError as error:
@@ -170,7 +170,10 @@ def label(job: PageJob, models: Models, max_cells: int, send: SendReply) -> Summ
 
 
 def annotated(cells: Any, job: PageJob, models: Models) -> tuple[Annotation, list[str]]:
-    """Return the annotation by one reference, by several, or by the best; and sentences on the choice."""
+    """Return the annotation by one reference, by several, or by the best, and sentences on the choice.
+
+    The sentences are empty unless the best reference was chosen.
+    """
     from spikgpt.cells.obs import column_of, labels_of
     from spikgpt.choice import annotate_by_best
     from spikgpt.options import AnnotateOptions, options_of
@@ -180,7 +183,7 @@ def annotated(cells: Any, job: PageJob, models: Models) -> tuple[Annotation, lis
 
     options = options_of(AnnotateOptions, job.options | {"cluster_key": job.cluster_key, "progress": False})
     if options.cluster_key:
-        labels_of(cells, options.cluster_key)  # refuse a missing column before the work
+        labels_of(cells, options.cluster_key)  # refuse a missing column at once
     if options.batch_key not in (None, "auto"):
         column_of(cells, options.batch_key)
     if job.model == AUTO:
@@ -195,7 +198,7 @@ def annotated(cells: Any, job: PageJob, models: Models) -> tuple[Annotation, lis
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a file, or of the files in a folder."""
+    """Return the size in bytes of a file, or of all files in a folder."""
     return sum(entry.stat().st_size for entry in (path.rglob("*") if path.is_dir() else [path]) if entry.is_file())
 
 
@@ -207,7 +210,11 @@ def summarised(
     clusters: ClusterReport | None,
     files: list[str],
 ) -> Summary:
-    """Return the summary of the annotation of a file of a name."""
+    """Return the page's summary of an annotation.
+
+    ``query`` is the name of the file. ``chosen`` are sentences on the choice of the reference. ``clusters`` is None if
+    no column with clusters was named. ``files`` are the results to download.
+    """
     from spikgpt.report.texts import verdict
     from spikgpt.types import UNKNOWN
 
@@ -239,7 +246,7 @@ def summarised(
         explanation=answer.text,
         evidence=" ".join(answer.evidence),
         choice=chosen,
-        # The page shows the compatibility apart.
+        # Leave out the sentence on the compatibility, which the page shows in a box of its own.
         sentences=[sentence for sentence in annotation.sentences() if not (check and sentence == check.sentence)],
         notes=notes,
         rows=rows,
@@ -267,7 +274,7 @@ def main() -> None:
 
 
 def _opened(name: str, keywords: dict[str, Any], *, expect: str | None = None) -> NamedModel:
-    """Return an opened reference."""
+    """Open a reference, and return it with its engine; ``expect`` is the digest that it must have, None for any."""
     from spikgpt.api import SpikGPT
     from spikgpt.several import NamedModel
 
@@ -285,7 +292,7 @@ def _hub(keywords: dict[str, Any]) -> Hub:
 
 
 def _reporter(send: SendReply) -> Any:
-    """Return a listener that sends the progress of steps, not too often."""
+    """Return a listener that sends the progress of a step, about every ``REPORT_EVERY`` seconds."""
     last = (-REPORT_EVERY, "")
 
     def listen(step: str, done: int, total: int | None) -> None:

@@ -29,12 +29,12 @@ from spikgpt.version import __version__
 
 ENDINGS = {JSON: ".json", CSV: ".csv", PARQUET: ".parquet"}
 COLUMNS = (LABEL, BEST_LABEL, BROAD_LABEL, *ONTOLOGY, CONFIDENCE, TYPICALITY, OOD_SCORE)
-# Characters of the header with notes: proxies limit headers to about 8 kB.
+# Largest number of characters of the HTTP header with notes, because proxies limit headers to about 8 kB.
 LONGEST_NOTES = 3000
 
 
 def write_answer(annotation: Annotation, media: str, folder: Path) -> Path:
-    """Write the labels to a file of a folder and return its path.
+    """Write the labels to a file in ``folder``, in the format of the media type, and return its path.
 
     CSV and Parquet have the columns of ``spikgpt annotate --table``.
     """
@@ -51,7 +51,7 @@ def write_answer(annotation: Annotation, media: str, folder: Path) -> Path:
 
 
 def answer_headers(annotation: Annotation) -> dict[str, str]:
-    """Return headers with the reference, the compatibility and the notes, as JSON in ASCII."""
+    """Return HTTP headers with the reference, the compatibility and the notes. The notes are JSON in ASCII."""
     notes = annotation.notes()
     while len(text := json.dumps(notes)) > LONGEST_NOTES:
         notes = [*notes[: max(0, len(notes) - 2)], "More notes are in the JSON answer."]
@@ -65,7 +65,7 @@ def answer_headers(annotation: Annotation) -> dict[str, str]:
 
 
 def _summary(annotation: Annotation) -> dict[str, Any]:
-    """Return everything but the cells, in the words of the command line."""
+    """Return the JSON answer without its cells: reference, compatibility, sentences, notes and cells per label."""
     check = annotation.compatibility
     return {
         "reference": {
@@ -83,7 +83,7 @@ def _summary(annotation: Annotation) -> dict[str, Any]:
 
 
 def _records(annotation: Annotation) -> Iterator[list[dict[str, Any]]]:
-    """Yield a record for each cell, in chunks; scores that the reference does not give are None."""
+    """Yield lists of records, one record for each cell; scores that the reference does not give are None."""
     obs = annotation.obs()
     names = (*COLUMNS, *(name for name in (CLUSTER, CLUSTER_LABEL) if annotation.named(name) in obs))
     for start in range(0, len(obs), ROWS):
@@ -96,5 +96,5 @@ def _records(annotation: Annotation) -> Iterator[list[dict[str, Any]]]:
 
 
 def _ascii(text: str) -> str:
-    """Return text that a header can hold."""
+    """Return text in ASCII for an HTTP header; other characters are escaped."""
     return printable(text).encode("ascii", "backslashreplace").decode()

@@ -48,7 +48,7 @@ class Service:
     Parameters
     ----------
     pool
-        Workers, started.
+        Worker processes, already started.
     folder
         Folder for the uploads.
     """
@@ -80,7 +80,7 @@ class Service:
         return _Counted(Starlette(routes=routes, exception_handlers=handlers), self._count)
 
     async def drained(self, seconds: float) -> None:
-        """Admit no further requests, and return once all admitted requests are answered or the time is over."""
+        """Refuse new requests, and wait until all admitted requests are answered, but at most ``seconds``."""
         self.stopping = True
         try:
             await asyncio.wait_for(self._idle.wait(), seconds)
@@ -88,14 +88,14 @@ class Service:
             self._pool.refuse_all()
 
     async def _annotate(self, request: Request, send: Send) -> None:
-        """Label an upload."""
+        """Label an upload, and send the labels."""
         started = time.monotonic()
         try:
             with self._admission():
                 media = media_type(request.headers.get("accept", ""))
                 model, options = read_parameters(request.query_params.multi_items())
                 name = self._reference(model)
-                # Removed in every case, and the upload and the answer with it.
+                # The folder is removed in every case, together with the upload and the answer.
                 with tempfile.TemporaryDirectory(dir=self._folder, ignore_cleanup_errors=True) as folder:
                     await receive_upload(request, Path(folder), self._settings.max_bytes, self._settings.timeout)
                     job = LabelJob(folder=folder, model=name, options=options, media=media)
@@ -110,7 +110,7 @@ class Service:
 
     @contextmanager
     def _admission(self) -> Iterator[None]:
-        """Count a request while it is handled; refuse one that is too many."""
+        """Count a request while it is handled; refuse the request if the service is full or is stopping."""
         if self.stopping:
             raise Refusal(Kind.STOPPING, STOPPING, retry_after=5)
         if self.admitted >= (most := self._settings.workers + self._settings.queue):
@@ -128,7 +128,7 @@ class Service:
                 self._idle.set()
 
     def _reference(self, name: str | None) -> str:
-        """Return the name of a served reference; the only one if none is named."""
+        """Return the name of a served reference; None stands for the only served reference."""
         names = [reference.name for reference in self._pool.references]
         if name in names:
             return name
@@ -182,7 +182,7 @@ class Service:
         return Response(text, media_type=self._metrics.content_type)
 
     async def _refused(self, request: Request, error: Exception) -> Response:
-        """Answer an error that has a kind."""
+        """Answer an error of this library or of HTTP with its status and a message."""
         if isinstance(error, HTTPException):
             refusal = Refusal(KINDS.get(error.status_code, Kind.BAD_REQUEST), error.detail)
         else:
@@ -193,7 +193,7 @@ class Service:
         return JSONResponse(refusal.body(), refusal.status, refusal.headers)
 
     async def _failed(self, _: Request, __: Exception) -> Response:
-        """Answer an error of the service itself, which the log of the server shows."""
+        """Answer an unexpected error of the service; the log of the server has the details."""
         refusal = Refusal(Kind.INTERNAL_ERROR, INTERNAL)
         self._metrics.errors.labels(refusal.kind).inc()
         return JSONResponse(refusal.body(), refusal.status)
@@ -203,12 +203,12 @@ class Service:
         return Response(status_code=400)
 
     def _count(self, path: str, status: int) -> None:
-        """Count an answer; paths that do not exist count as one."""
+        """Count an answer by path and status; all paths that do not exist are counted together, as ``other``."""
         self._metrics.requests.labels(path if path in self._paths else "other", str(status)).inc()
 
 
 class _Endpoint:
-    """An ASGI endpoint of a method, which sends its answer itself."""
+    """ASGI endpoint that calls a method, which handles the request and sends the answer itself."""
 
     def __init__(self, method: Callable[[Request, Send], Awaitable[None]]) -> None:
         self._method = method
@@ -218,7 +218,7 @@ class _Endpoint:
 
 
 class _Counted:
-    """An ASGI application whose answers are counted."""
+    """ASGI application that calls ``count`` with the path and the status of each answer."""
 
     def __init__(self, app: Any, count: Callable[[str, int], None]) -> None:
         self._app, self._count = app, count

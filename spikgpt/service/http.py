@@ -11,19 +11,19 @@ import uvicorn
 from spikgpt.errors import ConfigError
 
 BACKLOG = 128
-# Seconds for answers that are being sent when a server stops.
+# Seconds that a stopping server waits for answers that are being sent.
 LAST_SECONDS = 2
 
 
 class HTTPServer(uvicorn.Server):
-    """A server that announces its address only after it takes connections and handles signals.
+    """A server that announces its address only after it accepts connections and handles signals.
 
     Parameters
     ----------
     app
         ASGI application.
     listener
-        Socket of :func:`bound`.
+        Socket from :func:`bound`.
     on_start
         Called with the address, such as ``http://127.0.0.1:8000``.
     """
@@ -44,7 +44,7 @@ class HTTPServer(uvicorn.Server):
         self._listener, self._on_start = listener, on_start
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take connections, then announce the address."""
+        """Accept connections, then announce the address."""
         await super().startup(sockets)
         # uvicorn replaces the signal handlers before startup, so a signal after the announcement stops the server.
         host, port = self._listener.getsockname()[:2]

@@ -15,7 +15,7 @@ UPLOAD = "upload"
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A reference to load; ``digest`` is the required digest, None for the first worker."""
+    """A reference to load; ``digest`` is the digest that it must have, None for the first worker, which accepts any."""
 
     source: str
     digest: str | None = None
@@ -40,9 +40,10 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         max_cells: int,
         more: Mapping[str, Any] | None = None,
     ) -> Setup:
-        """Return the setup of a number of workers that share the cores; by default the references in this package.
+        """Return the setup for a number of workers that share the CPU cores.
 
-        ``more`` has keywords for the workers beside those of the options.
+        ``models`` are the references to load; without any, those in this package. ``more`` has keywords for the workers
+        beside those of the options.
         """
         from spikgpt.reference.registry import shipped_references
 
@@ -56,7 +57,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
-    """A loaded reference."""
+    """Description of a reference that the workers have loaded."""
 
     name: str
     digest: str
@@ -67,13 +68,13 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """Answer to the setup."""
+    """Answer of a worker to the setup, once its references are loaded."""
 
     references: tuple[Served, ...]
 
 
 class LabelJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A request: the folder with the upload, name of the reference, options of annotate, and type of the answer."""
+    """Upload to label: its folder, the name of the reference, options of annotate, and media type of the answer."""
 
     folder: str
     model: str
@@ -94,7 +95,7 @@ class JobProgress(msgspec.Struct, frozen=True, tag=True):
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Answer to a job: name of the file in the job's folder, headers, and number of cells."""
+    """Answer to a job that succeeded: name of the result file in its folder, HTTP headers, and number of cells."""
 
     file: str
     headers: dict[str, str]
@@ -102,7 +103,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """Answer to a setup or a job that cannot be done."""
+    """Answer to a setup or a job that failed: the kind of the error, and its message."""
 
     kind: str
     error: str

@@ -10,7 +10,7 @@ import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-# Upper bounds of the latency histogram, in seconds.
+# Upper bounds of the bins of the latency histogram, in seconds.
 SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
@@ -36,7 +36,11 @@ class ServiceMetrics:
         )
 
     def text(self, *, pids: Iterable[int], waiting: int, replaced: int) -> bytes:
-        """Return all metrics; ``pids`` are the worker processes."""
+        """Return all metrics as text.
+
+        ``pids`` are the process ids of the workers. ``waiting`` is the number of jobs that no worker has begun, and
+        ``replaced`` the number of replaced workers.
+        """
         self._waiting.set(waiting)
         self._replaced.set(replaced)
         self._memory.labels("server").set(psutil.Process().memory_info().rss)

@@ -1,7 +1,7 @@
 """Worker processes of the service: each labels one request at a time, and is replaced when it dies or takes too long.
 
-A thread could not be stopped, and a crash of the HDF5 library would end the server. A process can be killed. Processes
-stay between requests, as each needs about two seconds to load.
+Workers are processes, because a thread cannot be stopped, and a crash of the HDF5 library in a thread would end the
+server. Workers are kept between requests, because each needs about two seconds to load the references.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from spikgpt.errors import SpikGPTError
 from spikgpt.service.messages import Begun, Done, Failed, JobProgress, LabelJob, Model, Ready, Reply, Served, Setup
 from spikgpt.service.refusals import Kind, Refusal
 
-# Bytes of a reply at most.
+# Largest reply of a worker in bytes.
 LONGEST_REPLY = 16 * 1024 * 1024
-# Seconds before a worker that cannot load is started again, doubled up to the limit.
+# Seconds between attempts to start a worker: the first wait, which doubles after each failure, and the longest wait.
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
-# Module of the worker processes.
+# Module that a worker process runs.
 WORKER = "spikgpt.service.worker"
 STOPPING = "The service is stopping; send the request to another one, or again later."
 log = logging.getLogger("spikgpt.service")
 
 
 class WorkerProcess:
-    """A worker process."""
+    """A worker process, and the messages to and from this process."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -40,21 +40,21 @@ class WorkerProcess:
 
     @classmethod
     async def start(cls, setup: Setup, module: str = WORKER) -> tuple[WorkerProcess, Ready]:
-        """Start a process that runs a module, and let it load the references.
+        """Start a process that runs a module, and wait until the process has loaded the references.
 
         Raises
         ------
         Refusal
             When a reference cannot be loaded, or the process dies.
         """
-        # -P ignores modules in the current folder. The worker has the module path of this process.
+        # -P ignores modules in the current folder. PYTHONPATH gives the worker the module path of this process.
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", module),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             limit=LONGEST_REPLY,
-            start_new_session=True,  # Ctrl-C is for the server; a kill reaches the processes of the worker too
+            start_new_session=True,  # Ctrl-C reaches the server only; a kill ends the worker's children too
         )
         worker = cls(process)
         try:
@@ -69,7 +69,10 @@ class WorkerProcess:
     async def ask(
         self, message: Setup | LabelJob, on_progress: Callable[[JobProgress], None] | None = None
     ) -> Reply | None:
-        """Send a message and return the reply; None when the process died, before or after it had begun."""
+        """Send a message and return the reply; None if the process died.
+
+        ``has_begun`` is True afterwards if the process had begun to handle the message.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.has_begun = False
@@ -110,13 +113,13 @@ class _Task:
     ) -> None:
         self.job, self.is_abandoned, self.on_progress = job, is_abandoned, on_progress
         self.result: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
-        # Set while no worker uses the job's folder.
+        # Event that is set while no worker uses the job's folder.
         self.is_free = asyncio.Event()
         self.is_free.set()
 
 
 class WorkerPool:
-    """Worker processes and the queue of jobs; use :meth:`start` before, and :meth:`close` after.
+    """Worker processes and the queue of jobs. Call :meth:`start` before the first job, and :meth:`close` at the end.
 
     Parameters
     ----------
@@ -140,7 +143,7 @@ class WorkerPool:
 
     @property
     def is_loaded(self) -> bool:
-        """True once every worker has loaded its references, and while one of them runs."""
+        """True if every worker has loaded its references once, and at least one worker is running now."""
         return self._loaded >= self._size and bool(self._workers)
 
     @property
@@ -150,11 +153,11 @@ class WorkerPool:
 
     @property
     def pids(self) -> list[int]:
-        """Numbers of the worker processes."""
+        """Process ids of the workers."""
         return [worker.process.pid for worker in self._workers]
 
     async def start(self) -> None:
-        """Load the references in a first worker, then start the others in the background.
+        """Load the references in a first worker, then start the other workers in the background.
 
         Raises
         ------
@@ -163,7 +166,7 @@ class WorkerPool:
         """
         first, ready = await WorkerProcess.start(self._setup, self._module)
         self.references = ready.references
-        # The other workers load the same bytes, and do not contact the Hub.
+        # The other workers load references with the same digests, and do not contact the Hub.
         models = tuple(
             Model(model.source, served.digest)
             for model, served in zip(self._setup.models, ready.references, strict=True)
@@ -179,21 +182,21 @@ class WorkerPool:
         is_abandoned: Callable[[], Awaitable[bool]],
         on_progress: Callable[[JobProgress], None] | None = None,
     ) -> Done:
-        """Label an upload, in the order of submission; a job that takes too long is stopped.
+        """Queue a job, and return its result; a job that takes too long is stopped.
 
         Parameters
         ----------
         timeout
             Seconds for waiting and labelling.
         is_abandoned
-            Called before a job begins; an abandoned job is dropped.
+            Function that is called before the job begins; the job is dropped if the function returns True.
         on_progress
-            Called with the reports of the worker on its progress.
+            Function that is called with the reports of the worker on its progress.
 
         Raises
         ------
         Refusal
-            When the upload cannot be labelled, or not in time, or its worker died.
+            When the upload cannot be labelled, the time is over, or the worker died.
         """
         task = _Task(job, is_abandoned, on_progress)
         self._tasks.add(task)
@@ -216,14 +219,14 @@ class WorkerPool:
                 task.result.set_exception(Refusal(Kind.STOPPING, STOPPING))
 
     async def close(self) -> None:
-        """Kill all workers."""
+        """Refuse the jobs that are not done, and kill all workers."""
         self.refuse_all()
         for slot in self._slots:
             slot.cancel()
         await asyncio.gather(*self._slots, return_exceptions=True)
 
     async def _run_slot(self, worker: WorkerProcess | None) -> None:
-        """Keep one worker running, and give it one job after the other."""
+        """Keep one worker running, and give one job after the other to this worker."""
         while True:
             worker = worker or await self._start_worker()
             self._workers.add(worker)
@@ -258,7 +261,7 @@ class WorkerPool:
                 return worker
 
     async def _next_task(self, worker: WorkerProcess) -> _Task | None:
-        """Return the next job; None when the worker died while it had none."""
+        """Return the next job for a worker; None if the worker died while it waited for a job."""
         died = asyncio.ensure_future(worker.process.wait())
         try:
             while True:

@@ -1,4 +1,4 @@
-"""Refusals of the service: a kind, the status of HTTP that belongs to it, and a message."""
+"""Refusals of the service: the kind of each refusal, its HTTP status, and a message."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ INTERNAL = "The service failed, and not because of this request. The log of the 
 
 
 class Refusal(SpikGPTError):
-    """An answer other than 200.
+    """Error that the service answers with an HTTP status other than 200.
 
     Parameters
     ----------
     retry_after
-        Seconds after which the same request may work.
+        Seconds after which the same request may succeed, for the header Retry-After; None for no such header.
     """
 
     def __init__(self, kind: Kind, message: str, retry_after: int | None = None) -> None:
@@ -68,7 +68,7 @@ class Refusal(SpikGPTError):
 
     @classmethod
     def from_name(cls, name: str, message: str) -> Refusal:
-        """Return the refusal for a kind by name. The messages of errors without a kind stay on the server."""
+        """Return the refusal of a kind with a given name; without such a kind, hide the message from the client."""
         if name in list(Kind) and name != Kind.INTERNAL_ERROR:
             return cls(Kind(name), message)
         return cls(Kind.INTERNAL_ERROR, INTERNAL)
@@ -89,5 +89,5 @@ class Refusal(SpikGPTError):
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
     def body(self) -> dict[str, str]:
-        """Return the JSON of the answer."""
+        """Return the JSON values of the answer: the message and the kind."""
         return {"error": str(self), "kind": self.kind}

@@ -13,10 +13,10 @@ from spikgpt.options import AnnotateOptions, Options, about, options_of
 from spikgpt.service.refusals import Kind, Refusal
 
 JSON, CSV, PARQUET = MEDIA_TYPES = ("application/json", "text/csv", "application/vnd.apache.parquet")
-# The server shows no progress.
+# Options of annotate that are no query parameters, because the server shows no progress.
 LEFT_OUT = ("progress",)
 _HINTS = get_type_hints(AnnotateOptions, include_extras=True)
-# The options of annotate, and the name of the reference.
+# Query parameters: the name of the reference, and the options of annotate.
 Parameters = msgspec.defstruct(
     "Parameters",
     [
@@ -36,12 +36,12 @@ Parameters = msgspec.defstruct(
 def read_parameters(pairs: Iterable[tuple[str, str]]) -> tuple[str | None, dict[str, Any]]:
     """Return the name of the reference and the options of annotate from query parameters.
 
-    An empty value means None, such as no batches for ``batch_key=``.
+    An empty value means None. For example, ``batch_key=`` means that all cells are one batch.
 
     Raises
     ------
     ConfigError
-        When there is no such parameter, it occurs twice, or its value is out of range.
+        When a parameter does not exist, occurs twice, or has a value out of range.
     """
     hints = get_type_hints(Parameters)
     values: dict[str, Any] = {}
@@ -56,12 +56,12 @@ def read_parameters(pairs: Iterable[tuple[str, str]]) -> tuple[str | None, dict[
 
 
 def media_type(accept: str) -> str:
-    """Return the media type of the answer from an Accept header; without one, JSON.
+    """Return the media type that an Accept header prefers; JSON for an empty header.
 
     Raises
     ------
     Refusal
-        When no accepted type can be written.
+        When the header accepts none of JSON, CSV and Parquet.
     """
     ranked = []
     for index, part in enumerate(accept.lower().split(",")):
@@ -80,7 +80,7 @@ def media_type(accept: str) -> str:
 
 
 def _typed(text: str, kind: Any) -> Any:
-    """Return a text as a value of an option's type; the text itself if it is none."""
+    """Convert a text to the type of an option; return the text itself if it cannot be converted."""
     kinds = get_args(kind)
     if not text and NoneType in kinds:
         return None

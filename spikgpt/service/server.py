@@ -65,7 +65,7 @@ class _DrainingServer(HTTPServer):
         self._stopping: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop."""
+        """Begin to stop after a first signal, and stop at once after a second."""
         self._loop.call_soon_threadsafe(self._begin_stop)
 
     def _begin_stop(self) -> None:

@@ -15,15 +15,19 @@ from spikgpt.cells.storage import as_data_errors
 from spikgpt.errors import DataError, needs, with_noun
 from spikgpt.service.refusals import Kind, Refusal
 
-# Bytes of a JSON table: a number takes 2 bytes there and 32 in memory.
+# Largest JSON table in bytes. A number takes at least 2 bytes in the file, and 32 bytes in memory.
 LARGEST_JSON = 32 * 1024 * 1024
-# Values of a Parquet table that are dense in memory at a time.
+# Largest number of values of a Parquet table that are in a dense array at a time.
 DENSE_VALUES = 4_000_000
 EXAMPLE = '{"genes": ["INS", "GCG"], "cells": ["cell 1"], "counts": [[12, 0]]}'
 
 
 class CountTable(msgspec.Struct, forbid_unknown_fields=True):
-    """Table of n cells and G genes: ``counts``, shape (n, G), names, and columns of n values for ``obs``."""
+    """JSON table of n cells and G genes.
+
+    ``counts`` has the shape (n, G). ``genes`` and ``cells`` are names; without ``cells``, cells are numbered. ``obs``
+    has columns of n values, such as batches.
+    """
 
     genes: list[str]
     counts: list[list[float]]
@@ -39,14 +43,14 @@ def check_cells(cells: int, limit: int) -> None:
 
 
 def read_json(path: Path, max_cells: int) -> AnnData:
-    """Read a JSON table.
+    """Read a JSON table of counts.
 
     Raises
     ------
     DataError
-        When the JSON is no table, or rows and names differ in length.
+        When the JSON is not a table of counts, or the numbers of counts, names and values do not agree.
     Refusal
-        When there are too many bytes or cells.
+        When the table has too many bytes or cells.
     """
     if (size := path.stat().st_size) > LARGEST_JSON:
         msg = f"The JSON has {size} bytes; expected at most {LARGEST_JSON}. Send an .h5ad or a Parquet file."
@@ -77,7 +81,7 @@ def read_json(path: Path, max_cells: int) -> AnnData:
 
 
 def read_parquet(path: Path, max_cells: int) -> AnnData:
-    """Read a Parquet table: columns of numbers are genes, and others are columns of ``obs``.
+    """Read a Parquet table of counts: columns of numbers are genes, and the other columns belong to ``obs``.
 
     Names of cells come from the index that pandas wrote, else from the first column of text.
 
@@ -108,7 +112,7 @@ def read_parquet(path: Path, max_cells: int) -> AnnData:
 
 
 class _ParquetLayout(NamedTuple):
-    """Columns of a Parquet table: genes, other columns, and the one of these that names the cells."""
+    """Columns of a Parquet table: genes, other columns, and the column with the names of the cells, None without."""
 
     genes: list[str]
     obs_columns: list[str]
@@ -116,7 +120,7 @@ class _ParquetLayout(NamedTuple):
 
     @classmethod
     def from_schema(cls, schema: Any, path: Path) -> _ParquetLayout:
-        """Return the layout of a table from its types."""
+        """Return the layout of a Parquet table from the types of its columns."""
         from pyarrow import types
 
         fields = {field.name: field.type for field in schema}
@@ -144,12 +148,12 @@ class _ParquetLayout(NamedTuple):
 
 
 def _cells(parts: list[Any], genes: list[str], names: list[str] | None, obs: dict[str, pd.Series[Any]]) -> AnnData:
-    """Return cells from parts of their counts, each of shape (rows, G)."""
+    """Return an AnnData object from counts in parts, each of shape (rows, G); without names, cells are numbered."""
     if not parts or not sum(part.shape[0] for part in parts):
         msg = "The table has no rows; expected one row per cell."
         raise DataError(msg)
     counts = sparse.vstack([sparse.csr_matrix(part) for part in parts], format="csr")
-    # The same values as in an .h5ad file, which has float32 as a rule.
+    # Use float32, as most .h5ad files do, unless rounding to float32 would change a value.
     with np.errstate(over="ignore", invalid="ignore"):
         single = counts.astype(np.float32)
     exact = np.array_equal(single.data.astype(np.float64), counts.data, equal_nan=True)

@@ -1,4 +1,4 @@
-"""Receive uploads: bytes go to a file in a folder of the request, up to a limit."""
+"""Receive uploads: write the body of a request to a file in a folder of its own, up to a largest size."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Scope: TypeAlias = Any
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
-# Bytes and seconds that are read and dropped before a refusal: many clients read no answer before they sent all.
+# Before a refusal, the rest of the body is read and dropped, up to this number of bytes and seconds. Many clients read
+# the answer only after they have sent the whole body.
 DROPPED_BYTES, DROPPED_SECONDS = 16 * 1024 * 1024, 2.0
-# Bytes around the file in a form.
+# Largest number of bytes in a form beside the file.
 FORM_BYTES = 64 * 1024
 MULTIPART = "multipart/form-data"
-# Key of the scope: the body has been read to its end.
+# Key in the ASGI scope of a request. Its value is True once the whole body has been received.
 ENDED = "spikgpt.ended"
 
 
 async def receive_upload(request: Request, folder: Path, max_bytes: int, timeout: float) -> None:
-    """Write the body of a request, or the one file of a form, to a folder.
+    """Write the body of a request, or the one file of a form, to the file ``upload`` in a folder.
 
     Raises
     ------
@@ -61,7 +62,7 @@ async def receive_upload(request: Request, folder: Path, max_bytes: int, timeout
 
 
 def noting_end(scope: MutableMapping[str, Any], receive: Receive) -> Receive:
-    """Return a receiver that notes the end of the body in the scope, for :func:`drop_body`."""
+    """Return a receiver that records in the ASGI scope when the body has ended, for :func:`drop_body`."""
 
     async def receive_noted() -> Message:
         message = await receive()
@@ -72,7 +73,7 @@ def noting_end(scope: MutableMapping[str, Any], receive: Receive) -> Receive:
 
 
 async def drop_body(request: Request) -> None:
-    """Read the rest of a body and drop it, up to some bytes and seconds."""
+    """Read and drop the rest of a body, up to ``DROPPED_BYTES`` bytes and ``DROPPED_SECONDS`` seconds."""
     dropped = 0
     with suppress(TimeoutError):
         async with asyncio.timeout(DROPPED_SECONDS):
@@ -82,7 +83,7 @@ async def drop_body(request: Request) -> None:
 
 
 def limited(receive: Receive, most: int, max_bytes: int) -> Receive:
-    """Return a receiver that refuses a body of more than ``most`` bytes."""
+    """Return a receiver that refuses a body of more than ``most`` bytes; the message names ``max_bytes``."""
     received = 0
 
     async def receive_some() -> Message:
@@ -97,7 +98,7 @@ def limited(receive: Receive, most: int, max_bytes: int) -> Receive:
 
 
 async def _write_body(request: Request, folder: Path, max_bytes: int) -> int:
-    """Write a body and return its size."""
+    """Write the body of a request to a file in ``folder``, and return its size in bytes."""
     size = 0
     with (folder / UPLOAD).open("wb") as file:
         async for part in request.stream():
@@ -109,7 +110,7 @@ async def _write_body(request: Request, folder: Path, max_bytes: int) -> int:
 
 
 async def _write_form(request: Request, folder: Path) -> int:
-    """Write the one file of a form and return its size."""
+    """Write the one file of a form to a file in ``folder``, and return its size in bytes."""
     async with request.form(max_files=1, max_fields=0) as form:
         files = [value for _, value in form.multi_items() if not isinstance(value, str)]
         if len(files) != 1:

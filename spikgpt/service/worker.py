@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from spikgpt.scoring.annotation import Annotation
     from spikgpt.several import NamedModel
 
-# Names of an upload once its content is known, for messages.
+# Names that an upload gets once its format is known, because messages show the name.
 H5AD, JSON, PARQUET = "query.h5ad", "query.json", "query.parquet"
 GZIP, PARQUET_MARK = b"\x1f\x8b", b"PAR1"
-PR_SET_PDEATHSIG = 1  # of prctl in Linux
+PR_SET_PDEATHSIG = 1  # option of Linux's prctl(): send a signal to this process when its parent dies
 log = logging.getLogger("spikgpt.service")
 T = TypeVar("T")
 SendReply: TypeAlias = Callable[[Reply], None]
 
 
 def load(setup: Setup) -> dict[str, SpikGPT]:
-    """Return the references by name.
+    """Load the references of a setup, and return them by name.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def described(models: Mapping[str, SpikGPT | NamedModel]) -> Ready:
 
 
 def run_job(job: LabelJob, models: dict[str, SpikGPT], max_cells: int) -> Done | Failed:
-    """Label an upload and write the answer beside it; errors that a user can correct are returned."""
+    """Label an upload, and write the answer to the job's folder; errors are returned as ``Failed``, not raised."""
     folder = Path(job.folder)
     try:
         from spikgpt.service.answers import answer_headers, write_answer
@@ -98,7 +98,10 @@ def run_job(job: LabelJob, models: dict[str, SpikGPT], max_cells: int) -> Done |
 
 @contextmanager
 def within(folder: Path) -> Iterator[None]:
-    """Work in a folder: relative paths keep it out of messages, and all temporary files come into it."""
+    """While this context is open, make ``folder`` the working directory and the folder of temporary files.
+
+    Messages then show relative paths, without the name of the folder.
+    """
     home = Path.cwd()
     os.chdir(folder)
     tempfile.tempdir = str(folder)
@@ -117,7 +120,7 @@ def label(model: SpikGPT, options: dict[str, Any], max_cells: int) -> Annotation
     DataError
         When the cells cannot be read or do not suit the reference.
     ConfigError
-        When an option does not fit.
+        When an option does not fit the cells or the reference.
     Refusal
         When there are too many cells, or the upload is compressed.
     """
@@ -163,13 +166,14 @@ def answer_messages(
     Parameters
     ----------
     load
-        Returns the references of the setup.
+        Function that loads and returns the references of a setup.
     describe
-        Returns the first answer.
+        Function that returns the answer to the setup from the loaded references.
     run
-        Returns the answer to a job, and sends reports on its progress.
+        Function that runs a job and returns the answer; meanwhile it may send reports on its progress.
     """
-    # Libraries and their C code may print: their output goes to standard error.
+    # Libraries and their C code may print. Their output is sent to standard error, so that standard output has only
+    # replies.
     messages, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -190,7 +194,7 @@ def answer_messages(
 
 
 def _prefer_server() -> None:
-    """Let Linux end this process before the server when memory is short, and with the server when that is killed."""
+    """Let Linux kill this process before the server if memory is short, and also when the server is killed."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("800")
     with suppress(AttributeError, OSError):

@@ -1,1 +1,1 @@
-"""Deprecated place of the Hub server, which is in ``tests/hub_server`` of the repository."""
+"""Deprecated package of the local Hub server for tests, which is now in ``tests/hub_server`` of the repository."""

@@ -1,4 +1,4 @@
-"""Deprecated name of ``tests.hub_server``, the Hub server of a clone of the repository."""
+"""Deprecated name of ``tests.hub_server``, the local Hub server for tests, which only a clone of the repository has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spikgpt.errors import ConfigError, warn
 
 
 def __getattr__(name: str) -> Any:
-    """Return a member of ``tests.hub_server``, with a warning.
+    """Return a member of ``tests.hub_server``, and warn that this module is deprecated.
 
     Raises
     ------

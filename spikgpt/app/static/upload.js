@@ -1,4 +1,4 @@
-// Upload of one file, straight to the folder of the session. Gradio runs this with `element`, `props` and `watch`.
+// Upload one file directly to the folder of the session. Gradio runs this script with `element`, `props` and `watch`.
 const zone = element.querySelector(".sg-zone");
 const input = element.querySelector("input");
 const shown = element.querySelector(".sg-file");
