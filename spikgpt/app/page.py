@@ -142,7 +142,7 @@ class GradioPage:
         unknown: bool,
         request: gradio.Request,
     ) -> AsyncIterator[tuple[Any, ...]]:
-        """Label the file of a session; yield the progress, then the labels and the report, or one line on an error."""
+        """Label the file of a session; yield the progress, then labels and report, or an error message of one line."""
         busy = gradio.Button(interactive=False), gradio.Button(interactive=True)
         idle = gradio.Button(interactive=True), gradio.Button(interactive=False)
         # Programs that call the page's functions may send values of other types than the page does.

@@ -131,7 +131,7 @@ class Sessions:
         return len(self._sessions)
 
     async def session_of(self, key: str) -> PageSession:
-        """Return the session of a page by Gradio's key of the page; begin a session if there is none.
+        """Return the session of a page by Gradio's key of the page; begin a session if the page has none.
 
         Raises
         ------

@@ -60,7 +60,7 @@ def setup_of(
     hub: HubOptions | None = None,
     scgpt: Path | None = None,
 ) -> Setup:
-    """Return the setup of the page's workers; ``models`` are the references, by default those in this package."""
+    """Return the setup of the page's workers; ``models`` names the references; by default, all in this package."""
     return Setup.from_options(
         models,
         engine or EngineOptions(),

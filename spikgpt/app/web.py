@@ -56,7 +56,7 @@ CLOSED = "Open the whole address that spikgpt app printed when it started, with 
 
 
 class Web:
-    """ASGI application of the page, which answers some requests itself and lets Gradio answer the others.
+    """ASGI application of the page, which answers some requests itself and lets Gradio answer the other requests.
 
     Parameters
     ----------

@@ -81,7 +81,7 @@ class CachedCommit:
 
 @dataclass(frozen=True)
 class Hub:
-    """Client of the Hugging Face Hub; the fields are those of :class:`spikgpt.options.HubOptions`.
+    """Client of the Hugging Face Hub; the fields are the options of :class:`spikgpt.options.HubOptions`.
 
     If ``token`` is None, the token that is stored on this machine is used, and is sent to the default endpoint only.
     """
@@ -150,7 +150,7 @@ class Hub:
         return folder
 
     def repair(self, repo: str, commit: str, files: Collection[str]) -> bool:
-        """Download damaged files of the cache again; return True if there were any.
+        """Download damaged files of the cache again; return True if a file was damaged.
 
         A file is damaged if its hash differs from the hash that the Hub lists.
         """

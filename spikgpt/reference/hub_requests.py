@@ -46,7 +46,7 @@ class LargeFile(msgspec.Struct, frozen=True):
 
 
 class ListedFile(msgspec.Struct, frozen=True):
-    """A file in the listing of a repository; ``blobId`` and ``size`` of a large file are those of its LFS pointer."""
+    """A file in the listing of a repository; for a large file, ``blobId`` and ``size`` describe its LFS pointer."""
 
     rfilename: str
     blobId: Commit
@@ -78,7 +78,7 @@ class Listing(msgspec.Struct):
 
 
 class RepositoryEntry(msgspec.Struct):
-    """A repository in a list of repositories; ``tags`` are those of its card."""
+    """A repository in a list of repositories; ``tags`` are the tags of its card."""
 
     id: Annotated[str, Meta(pattern=r"\A(?!\.)[A-Za-z0-9_.-]+/(?!\.)[A-Za-z0-9_.-]+\Z", max_length=200)]
     tags: tuple[str, ...] = ()

@@ -68,7 +68,7 @@ class Refusal(SpikGPTError):
 
     @classmethod
     def from_name(cls, name: str, message: str) -> Refusal:
-        """Return the refusal of a kind with a given name; without such a kind, hide the message from the client."""
+        """Return the refusal for the name of a kind; if no kind has this name, hide the message from the client."""
         if name in list(Kind) and name != Kind.INTERNAL_ERROR:
             return cls(Kind(name), message)
         return cls(Kind.INTERNAL_ERROR, INTERNAL)
