@@ -1,9 +1,10 @@
-"""Installed size of each engine, and seconds to label the demo cells from a cold start.
+"""Measure the installed size of each engine, and the seconds to label the demo cells in a new process.
 
     python benchmarks/footprint.py
 
-Installed size counts a package and its requirements in this environment; an engine that is not installed is left out.
-Each start is a new process that labels the demo cells from file to file; the fastest of three starts counts.
+The installed size is that of a package and of all its requirements in this environment. An engine that is not
+installed is left out. Each run is a new process, from the file of cells to the labelled file. The fastest of three runs
+counts.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from rich.table import Table
 
 CELLS = Path(__file__).resolve().parents[1] / "tests" / "data" / "pancreas_baron_human2_human4.h5ad"
 BIN = Path(sys.executable).parent
-# The package that runs each engine, and the extra that brings it.
+# The package that runs each engine, and the extra of SpikGPT that installs the package.
 ENGINES = {"onnx": ("onnxruntime", "cpu"), "torch": ("torch", "train")}
 
 
 def required(name: str, extra: str = "") -> set[str]:
-    """Return the names of a distribution and of its requirements."""
+    """Return the name of a distribution and the names of all its direct and indirect requirements."""
     names: set[str] = set()
     queue = [(name, {"", extra})]
     while queue:
@@ -47,7 +48,7 @@ def required(name: str, extra: str = "") -> set[str]:
 
 
 def megabytes(names: set[str]) -> float:
-    """Return the size of the files of some distributions, in MB."""
+    """Return the total size of the installed files of some distributions, in MB."""
     total = 0
     for name in names:
         try:
@@ -59,7 +60,7 @@ def megabytes(names: set[str]) -> float:
 
 
 def seconds(command: list[str | Path], *, forget: bool = False) -> float:
-    """Return the seconds of the fastest of three runs, all with one cache folder unless ``forget``."""
+    """Return the seconds of the fastest of three runs; with ``forget``, each run has an empty cache folder."""
     taken = []
     for _ in range(3):
         with tempfile.TemporaryDirectory() as empty:
@@ -71,7 +72,7 @@ def seconds(command: list[str | Path], *, forget: bool = False) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all engines, and print a table."""
     table = Table("package", "packages", "installed, MB", "engine", "demo cells, s")
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
@@ -83,7 +84,7 @@ def main() -> None:
             taken = seconds([*annotate, "--engine", engine, "--out", Path(folder) / f"{engine}.h5ad"])
             size = f"{megabytes(names):,.0f}"
             table.add_row(rf"spikgpt\[{extra}]", str(len(names)), size, engine, f"{taken:.1f}")
-            if engine == "onnx":  # makes and compares a graph that is not verified yet
+            if engine == "onnx":  # with an empty cache, the graph is also rebuilt and compared
                 first = seconds([*annotate, "--engine", engine, "--out", Path(folder) / "first.h5ad"], forget=True)
                 table.add_row("", "", "", "onnx, for the first time", f"{first:.1f}")
     console.print(table)

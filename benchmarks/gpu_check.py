@@ -1,9 +1,9 @@
-"""Annotation and training on a GPU: labels against the CPU's, cells per second, and memory.
+"""Measure annotation and training on a GPU: labels compared with the CPU's, cells per second, and memory.
 
     python -m benchmarks.gpu_check [--cells 50000] [--providers cuda tensorrt] [--device cuda]
 
-The cells are drawn from the demo cells: each count is drawn again from a Poisson distribution, so that no two cells
-are equal. Without a GPU, ``--providers --device cpu`` tests the script itself. For the embedding by scGPT, run
+The cells are demo cells, drawn with replacement. Each count is drawn again from a Poisson distribution, so that no two
+cells are equal. Without a GPU, ``--providers --device cpu`` tests the script itself. For the embedding by scGPT, run
 ``python -m benchmarks.scgpt_speed --device cuda``.
 """
 
@@ -30,7 +30,7 @@ DEMO = CELLS.with_name("pancreas_baron_human1.h5ad")
 
 
 def distinct_cells(n_cells: int) -> AnnData:
-    """Return cells with counts drawn from a Poisson distribution around those of the demo cells."""
+    """Return random demo cells; each count is drawn from a Poisson distribution around the real count."""
     demo, random = read_cells(CELLS), np.random.default_rng(0)
     cells = sparse.csr_matrix(demo.X, dtype=np.float32)[random.integers(0, demo.n_obs, n_cells)]
     cells.data = random.poisson(cells.data).astype(np.float32)
@@ -47,11 +47,15 @@ def device_megabytes(device: str) -> float | None:
 
 
 def annotate_on(provider: Provider, query: AnnData, expected: Annotation | None) -> tuple[Record, Annotation]:
-    """Annotate with ONNX Runtime on a provider; return speed, memory, and differences from the CPU."""
+    """Annotate with a provider of ONNX Runtime; return a record of speed and memory, and the annotation.
+
+    The record also counts the labels that differ from ``expected``, the annotation on the CPU. ``expected`` is None for
+    the run on the CPU.
+    """
     device = "cpu" if provider == "cpu" else "cuda"
     before = device_megabytes(device)
     model = SpikGPT.from_pretrained("pancreas", engine="onnx", provider=provider)
-    # The first call builds the engine of TensorRT, and is not counted.
+    # The first call is timed separately, because TensorRT builds its engine then.
     started = time.perf_counter()
     model.annotate(query[:1000], progress=False)
     first = time.perf_counter() - started
@@ -84,7 +88,7 @@ def train_on(device: str) -> Record:
 
 
 def main() -> None:
-    """Run both parts and print their tables."""
+    """Measure annotation and training, and print a table of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=50_000)
     parser.add_argument("--providers", nargs="*", choices=["cuda", "tensorrt"], default=["cuda", "tensorrt"])

@@ -2,8 +2,9 @@
 
     python benchmarks/reference_matrix.py --data FOLDER [--reference NAME=FOLDER ...] [--out TABLE.md]
 
-Without ``--reference``, the references in the package are compared. Empty droplets are added: 600 draws of 200 counts
-from the mean profile of each file with counts. The folder is also read from the environment variable ``SPIKGPT_DATA``.
+Without ``--reference``, the references in the package are compared. For each file with counts, 600 empty droplets are
+simulated: 200 counts each, drawn from the mean expression of the file. The folder is also read from the environment
+variable ``SPIKGPT_DATA``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ HEAD = "| query | reference | verdict | correlation | agreement | genes found | 
 
 
 def empty_droplets(cells: AnnData) -> AnnData | None:
-    """Return 600 draws of 200 counts from the mean profile of cells; None without counts."""
+    """Return 600 simulated empty droplets, 200 counts each of the cells' mean expression; None without counts."""
     expression = find_expression(cells)
     if expression.kind != "counts":
         return None
@@ -44,7 +45,7 @@ def empty_droplets(cells: AnnData) -> AnnData | None:
 
 
 def queries(folder: Path) -> Iterator[tuple[str, AnnData]]:
-    """Yield the cells of each file of a folder, and empty droplets of its mean profile."""
+    """Yield name and cells of each file in a folder, then name and cells of empty droplets simulated from the file."""
     for path in sorted(path for path in folder.iterdir() if path.suffix in (".h5ad", ".zarr")):
         with open_cells(path) as cells:
             try:
@@ -58,7 +59,7 @@ def queries(folder: Path) -> Iterator[tuple[str, AnnData]]:
 
 
 def row(query: str, score: ReferenceScore, best: str | None) -> str:
-    """Return the row of a query and a reference."""
+    """Return the Markdown row of a query and a reference; ``best`` is the name of the chosen reference."""
     figures = ("-" if value is None else f"{value:.2f}" for value in (score.correlation, score.agreement))
     unknown = "-" if score.unknown_fraction is None else f"{100 * score.unknown_fraction:.1f}%"
     genes = f"{score.genes_found} of {score.genes_total}"
@@ -68,7 +69,7 @@ def row(query: str, score: ReferenceScore, best: str | None) -> str:
 
 
 def main() -> None:
-    """Print the table."""
+    """Compare all references with all queries, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("SPIKGPT_DATA"), help="folder of .h5ad files")
     parser.add_argument("--reference", action="append", default=[], metavar="NAME=FOLDER")

@@ -1,9 +1,9 @@
-"""Size, time and memory of a report on many cells, and the time to its first picture in Chromium.
+"""Measure size, time and memory of a report on many cells, and the time to its first picture in Chromium.
 
     python benchmarks/report_size.py CELLS.h5ad --cells 100000 1000000
 
 The cells are copies of real cells. Each copy keeps a random share of its counts, so that all cells differ. Only the
-reference's genes are kept, so that a million cells fit into memory. Columns of obs are random. The time of the map
+reference's genes are kept, so that a million cells fit into memory. The values of obs are random. The time of the map
 (UMAP of at most 10,000 cells, and interpolated positions of the other cells) is measured separately. The output is one
 JSON object for each number of cells. The browser is measured if playwright and Chromium are installed.
 """
@@ -36,7 +36,7 @@ SOFTWARE_GL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swi
 
 
 def simulated_cells(cells: AnnData, n_cells: int, genes: tuple[str, ...]) -> AnnData:
-    """Return copies of cells with thinned counts and some columns of obs."""
+    """Return copies of random cells, each with a random share of its counts, and with random columns of obs."""
     kept = np.flatnonzero(cells.var_names.isin(genes))
     counts, parts = sparse.csr_matrix(cells.X)[:, kept].tocsr(), []
     for number, rows in enumerate(np.array_split(np.arange(n_cells), max(1, n_cells // 50_000))):
@@ -60,8 +60,9 @@ def simulated_cells(cells: AnnData, n_cells: int, genes: tuple[str, ...]) -> Ann
 
 
 def barcodes(n_cells: int) -> list[str]:
-    """Return different barcodes of 16 letters."""
-    numbers = (np.arange(n_cells, dtype=np.uint64) * np.uint64(2_654_435_761)) % np.uint64(4**16)  # odd, so unique
+    """Return different barcodes of 16 letters, each with the suffix ``-1``."""
+    # The factor is odd, so no number occurs twice.
+    numbers = (np.arange(n_cells, dtype=np.uint64) * np.uint64(2_654_435_761)) % np.uint64(4**16)
     digits = (numbers[:, None] >> np.arange(0, 32, 2, dtype=np.uint64)) & np.uint64(3)
     letters = np.frombuffer(b"ACGT", dtype="S1")[digits]
     return [f"{text.decode()}-1" for text in letters.view("S16").ravel().tolist()]
@@ -94,7 +95,7 @@ def measure(model: SpikGPT, cells: AnnData, n_cells: int, folder: Path) -> dict[
 
 
 def browser_times(path: Path) -> dict[str, float]:
-    """Return the seconds to the first text and to the map in Chromium; nothing without a browser."""
+    """Return the seconds until Chromium shows a report's first text and its map; empty without Chromium."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -114,7 +115,7 @@ def browser_times(path: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure each number of cells."""
+    """Measure a report for each number of cells, and print one JSON object each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--model", default="pancreas")

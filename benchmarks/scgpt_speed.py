@@ -1,9 +1,10 @@
-"""Speed, peak memory and cosine of scGPT embeddings against upstream's code, on real cells; and of tokenising.
+"""Compare scGPT embeddings with those of the original code: speed, peak memory, cosine, and speed of tokenising.
 
     python -m benchmarks.scgpt_speed [--cells 200] [--checkpoint DIR]
 
-Without a checkpoint, the network has the full size (12 layers of 512) and random weights. The ways run one after the
-other on the same cells of tests/data, each in a separate process.
+Upstream is the original code of scGPT. Without a checkpoint, the network has random weights and the size of the
+published model (12 layers of width 512). The ways to embed run one after the other on the same real cells of
+tests/data, each way in a separate process.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from tests import upstream
 CELLS = Path(__file__).resolve().parents[1] / "tests" / "data" / "pancreas_baron_human1.h5ad"
 VOCABULARY = 60_697
 SEEDS = (1, 2)
-# Ways to embed: precision, and draws of upstream's tokenizer to compare vectors.
+# Ways to embed, each with its number format, empty for upstream's code. "draws" stands for the random tokens of
+# upstream's tokenizer, so that vectors can be compared.
 WAYS = {
     "upstream": ("", ""),
     "spikgpt float32, upstream's draws": ("float32", "draws"),
@@ -48,7 +50,7 @@ WAYS = {
 
 
 def random_checkpoint(genes: list[str]) -> Checkpoint:
-    """Return the published model's size with random weights, on a vocabulary of its length."""
+    """Return a checkpoint with random weights, and with the size and vocabulary length of the published model."""
     names = [*genes, *(f"unseen {number}" for number in range(VOCABULARY - 3 - len(genes))), "<pad>", CLS, END]
     vocabulary = {name: index for index, name in enumerate(names)}
     torch.manual_seed(0)
@@ -57,7 +59,7 @@ def random_checkpoint(genes: list[str]) -> Checkpoint:
 
 
 def cells_of(checkpoint: Checkpoint, count: int) -> tuple[sparse.csr_matrix, npt.NDArray[np.int64]]:
-    """Return real cells, and the vocabulary index of each column."""
+    """Return the first ``count`` real cells, shape (n, G), and the vocabulary index of each gene, shape (G,)."""
     adata = read_h5ad(CELLS)[:count].copy()
     cells = align(find_expression(adata), checkpoint.genes, minimum_share=0)
     columns = np.flatnonzero(cells.genes_present)
@@ -86,7 +88,7 @@ def upstream_embeddings(
 def upstream_vectors(
     checkpoint: Checkpoint, values: sparse.csr_matrix, ids: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
-    """Return the vectors of upstream's network for the draws of ``SEEDS``, in batches of 64."""
+    """Return the vectors of upstream's network, shape (n, D), for the random tokens of the seeds ``SEEDS``."""
     model, pad_value = upstream.model(checkpoint), checkpoint.config.pad_value
     collate = upstream.collator(checkpoint.pad_id, pad_value, 1200)
     examples = upstream.examples(values, ids, checkpoint.cls_id, pad_value)
@@ -117,7 +119,7 @@ def embed_one_way(folder: Path, way: str, n_cells: int, device: str) -> tuple[np
 
 
 def embedding_benchmark(options: argparse.Namespace) -> list[Record]:
-    """Return speed, memory and cosine of every way on the same cells."""
+    """Return a record of speed, memory and cosine for each way to embed the same cells."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.checkpoint or Path(temporary) / "checkpoint"
         if options.checkpoint is None:
@@ -140,11 +142,11 @@ def embedding_benchmark(options: argparse.Namespace) -> list[Record]:
 
 
 def tokenising_benchmark(n_cells: int) -> Record:
-    """Return the speed of tokenising synthetic cells with a real cell's sparsity, and of upstream's collator."""
+    """Return the speed of tokenising in this library and in upstream's collator, on cells as sparse as real ones."""
     real = read_h5ad(CELLS).X.tocsr()
     random = np.random.default_rng(0)
     ids = np.arange(real.shape[1]) + 3
-    # Counts of a cell at the genes of other cells: real numbers of genes and real count distributions.
+    # Real cells with shuffled gene columns: numbers of genes and distributions of counts are real.
     shard = sparse.csr_matrix(real[random.integers(0, real.shape[0], 2048)][:, random.permutation(real.shape[1])])
     shard.sort_indices()
     collate = upstream.collator(0, -2, 1200)

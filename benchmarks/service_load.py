@@ -1,9 +1,10 @@
-"""Latency, requests per second and memory of ``spikgpt serve`` under load, on the loopback interface.
+"""Measure latency, requests per second and memory of ``spikgpt serve`` under load, on the loopback interface.
 
     python benchmarks/service_load.py --clients 8 --seconds 60
 
 The script starts a service with the shipped reference, lets clients post the 756 demo cells one request after the
-other, and stops the service. Refused requests count as errors. Memory is resident memory from ``/metrics``.
+other, and stops the service. Refused requests count as errors. Memory is the resident memory that
+``/metrics`` states.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def memory(client: httpx.Client) -> dict[str, float]:
 
 
 def processor_seconds(service: int) -> float:
-    """Return the processor time of the server, of its workers, and of the processes that try files for them."""
+    """Return the processor seconds of the server, its workers, and the ended child processes of the workers."""
     processes = [psutil.Process(service), *psutil.Process(service).children()]
     return sum(sum(process.cpu_times()[:2]) for process in processes) + sum(
         sum(process.cpu_times()[2:4]) for process in processes[1:]
@@ -58,7 +59,7 @@ def post_until(address: str, end: float) -> tuple[list[float], int]:
 
 
 def measure(service: int, address: str, clients: int, seconds: float) -> list[str]:
-    """Return the figures of a load as lines."""
+    """Put a load on the running service, and return the figures as lines of text."""
     with httpx.Client(base_url=address, timeout=300) as client:
         while client.get("/health").status_code != 200:
             time.sleep(0.1)

@@ -1,9 +1,9 @@
-"""Cells per second and memory of `annotate_shards` with one, two and more workers.
+"""Measure cells per second and memory of ``annotate_shards`` for each number of workers.
 
     python benchmarks/shards.py CELLS.h5ad --cells 200000 --shards 16 --workers 1 2 4
 
-The cells are copies of real cells. Each copy keeps a random share of its counts, so that all cells differ. All shards
-are labelled with each number of workers, in a new folder. The output is one JSON object for each run.
+The cells are copies of real cells. Each copy keeps a random share of its counts, so that all cells differ. For each
+number of workers, all shards are labelled in a new folder. The output is one JSON object for each run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from spikgpt.cells.reading import read_cells
 
 
 def write_shards(cells: AnnData, folder: Path, n_cells: int, n_shards: int) -> list[Path]:
-    """Write shards of thinned cells, and return their paths."""
+    """Write copies of random cells, each with a random share of its counts, to shards; return the paths."""
     counts, paths = sparse.csr_matrix(cells.X), []
     for number, rows in enumerate(np.array_split(np.arange(n_cells), n_shards)):
         random = np.random.default_rng(number)
@@ -66,7 +66,7 @@ class PeakMemory(threading.Thread):
 
 
 class Passes:
-    """Seconds and processor seconds of each pass over the cells, measured from the progress bars on standard error."""
+    """Replacement of standard error that times each pass over the cells by the titles of the progress bars."""
 
     def __init__(self, memory: PeakMemory) -> None:
         self._memory = memory
@@ -74,7 +74,7 @@ class Passes:
         self.processor: dict[str, float] = {}
 
     def write(self, text: str) -> int:
-        """Note the first line of each bar."""
+        """Store the time at which the progress bar of each pass first appears."""
         name = text.strip().partition(":")[0]
         if name in ("Reading", "Fitting to a sample", "Labelling") and name not in self.starts:
             self.starts[name] = time.perf_counter()
@@ -93,7 +93,7 @@ class Passes:
 
 
 def measure(model: SpikGPT, paths: list[Path], folder: Path, workers: int) -> dict[str, Any]:
-    """Label the shards with some workers, and return seconds, rates and memory."""
+    """Label the shards with a number of workers, and return seconds, cells per second and memory."""
     quiet, memory = logging.CRITICAL, PeakMemory()
     passes = Passes(memory)
     memory.start()
@@ -108,7 +108,7 @@ def measure(model: SpikGPT, paths: list[Path], folder: Path, workers: int) -> di
             annotation = annotate_shards(model, paths, folder / f"labels-{workers}", client, progress=True)
         finally:
             sys.stderr = shown
-        time.sleep(0.5)  # one more sample
+        time.sleep(0.5)  # time for one more sample of the memory
         seconds = passes.end()
     memory.ended.set()
     size = (annotation.folder / "query_model.safetensors").stat().st_size
@@ -124,7 +124,7 @@ def measure(model: SpikGPT, paths: list[Path], folder: Path, workers: int) -> di
 
 
 def main() -> None:
-    """Measure each number of workers."""
+    """Measure each number of workers, and print one JSON object each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--model", default="pancreas")

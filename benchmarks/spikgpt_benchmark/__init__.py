@@ -1,1 +1,1 @@
-"""One table of SpikGPT and its rivals on the same cells: ``spikgpt benchmark``."""
+"""Compare SpikGPT with other methods on the same cells: ``spikgpt benchmark``."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Columns of the table in the terminal.
 SHOWN = ("method", "accuracy", "macro-F1", "open-set accuracy", "AUROC unseen", "train, s")
-# Parts of a report.
+# Files and folders of a report in the output folder.
 REPORT = ("figures", "report.html", "results.csv", "results.json", "results.md", ".work")
 Positive = Annotated[float, Meta(gt=0)]
 
@@ -40,7 +40,7 @@ class CellsOptions(Options, frozen=True, kw_only=True):
     data: Annotated[Path | None, about("Folder with the files of the suites; default: SPIKGPT_DATA.")] = None
 
     def folder(self) -> Path | None:
-        """Return the folder with the files of the suites, if one is named."""
+        """Return the folder with the files of the suites; None if neither --data nor SPIKGPT_DATA names one."""
         if self.reference or self.query:
             msg = "--suite brings its own cells; leave --reference and --query out."
             raise ConfigError(msg)
@@ -74,7 +74,7 @@ class RunOptions(Options, frozen=True, kw_only=True):
     option: Annotated[list[str] | None, about("Setting that a method needs, such as markers=FILE; repeatable.")] = None
 
     def selected_methods(self) -> list[Method]:
-        """Return the named methods."""
+        """Return the methods that ``--methods`` names."""
         from spikgpt_benchmark.methods import METHODS
 
         known = {method.name: method for method in METHODS}
@@ -86,7 +86,7 @@ class RunOptions(Options, frozen=True, kw_only=True):
         return [known[name] for name in dict.fromkeys(names)]
 
     def method_options(self) -> dict[str, str]:
-        """Return the options of methods by name."""
+        """Return the values of ``--option`` by the name of the option."""
         options = {}
         for text in self.option or ():
             name, _, value = text.partition("=")
@@ -146,7 +146,7 @@ def _are_studies(names: list[str]) -> bool:
 
 
 def _run_studies(cells: CellsOptions, seeds: int, study: StudyOptions, out: Path) -> None:
-    """Measure SpikGPT across studies; trained references are kept in the folder."""
+    """Measure SpikGPT across studies, and keep the trained references in ``out``."""
     from spikgpt_benchmark.studies import SUITES
     from spikgpt_benchmark.studies.suite import StudyContext, run_suite
 
@@ -200,12 +200,12 @@ def _compare_methods(cells: CellsOptions, options: RunOptions, out: Path) -> Non
 
 
 def _show(rows: list[ResultRow], paper: str) -> None:
-    """Print some columns of the table of a task."""
+    """Print the rows of a task, with the columns of ``SHOWN`` only."""
     from spikgpt_benchmark.table import table_cells
 
     heading, *lines = table_cells(rows, paper)
     shown = [column for column, name in enumerate(heading) if name in SHOWN]
-    # A note below the table gives the reason for missing figures.
+    # A row without figures gets "-"; a note below the table states the reason.
     lines = [line if any(line[2:]) or line[1] == paper else [line[0], "-", *line[2:]] for line in lines]
     plain = ([line[column].replace("**", "") for column in shown] for line in lines)
     show([heading[column] for column in shown], plain, rows[0].task, result=True)

@@ -1,4 +1,4 @@
-"""Interpreters of methods: that of SpikGPT, or virtual environments that are made on first use and kept."""
+"""Find the interpreter of a method: that of SpikGPT, or a virtual environment, made on first use and kept."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from spikgpt_benchmark.methods import Method
 
 # Requirements of the worker and of `import spikgpt`.
 BASE = ("anndata", "lazy-loader", "numpy", "pandas", "scipy")
-# File of a complete environment, and the most seconds that one command may take.
+# File that marks an environment as complete, and the time limit of a command in seconds.
 READY, TIMEOUT = "ready.json", 3600
 
 
 class MethodUnavailable(Exception):
-    """A method cannot run here; the message becomes its row."""
+    """Error for a method that cannot run on this machine; the row of the method shows the message."""
 
 
 def interpreter_of(method: Method) -> Path:
-    """Return the interpreter of a method, and make its environment if that is missing.
+    """Return the interpreter of a method, and make the method's own environment if it is missing.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def interpreter_of(method: Method) -> Path:
 def installed(package: str) -> str | None:
     """Return the version of a distribution in this environment, or None if it is not installed.
 
-    The version of SpikGPT includes a hash of its sources, as a checkout changes without its version.
+    The version of SpikGPT includes a hash of its sources: in a clone, they can change while the version stays.
     """
     try:
         package_version = version(package)
@@ -64,7 +64,7 @@ def installed(package: str) -> str | None:
 def python_path(method: Method, folder: Path) -> str | None:
     """Return PYTHONPATH for a method's interpreter, or None for the interpreter of SpikGPT.
 
-    Another environment reaches SpikGPT and its benchmark, and nothing else, through links in ``folder``.
+    For a method with its own environment, ``folder`` gets links to SpikGPT and its benchmark, and to nothing else.
     """
     if method.environment is None:
         return None
@@ -87,9 +87,9 @@ def _hash_sources() -> str:
 
 
 def _make_environment(requirements: tuple[str, ...]) -> Path:
-    """Return the interpreter of a virtual environment with some requirements."""
+    """Return the interpreter of a virtual environment with these requirements; make it if it is missing."""
     torch = installed("torch")
-    # The installed version of torch, as another version would be a download of gigabytes.
+    # Pin torch to the installed version: another version would be a download of gigabytes.
     constraints = [f"torch=={torch.partition('+')[0]}"] if torch else []
     wanted = [*BASE, *requirements]
     about = json.dumps([sorted(wanted), constraints, sysconfig.get_python_version(), sys.platform])

@@ -1,4 +1,4 @@
-"""Figures of a benchmark as PNG; colours and numbers distinguish labels and methods, also for colour-blind readers."""
+"""Draw the pictures of a benchmark as PNG; labels have numbers besides colours, for colour-blind readers."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# Genes and components of the UMAP.
+# Numbers of variable genes and of principal components that the UMAP is computed from.
 VARIABLE_GENES, COMPONENTS = 2000, 30
-# Labels in a column of a legend.
+# Number of labels in one column of a legend.
 IN_COLUMN = 16
-# Most labels in a legend; pictures of more labels would be too wide.
+# Largest number of labels in a legend; with more, the picture would be too wide.
 MOST_IN_LEGEND = 20 * IN_COLUMN
 BLUE, ORANGE, GREEN = "#0072b2", "#e69f00", "#009e73"
 
 
 def umap_coordinates(task: BenchmarkTask, cache: Path) -> Floats:
-    """Return the query's cells in a UMAP of their own principal components, (n, 2), kept in a folder."""
+    """Return UMAP coordinates of the query's cells, shape (n, 2), and keep these in ``cache`` for later calls."""
     kept = cache / f"{task.digest}.npy"
     if kept.exists():
         return np.asarray(np.load(kept, allow_pickle=False))
@@ -54,7 +54,7 @@ def umap_coordinates(task: BenchmarkTask, cache: Path) -> Floats:
 
 
 def label_colors(task: BenchmarkTask) -> dict[str, str]:
-    """Return the colour of each label of a task, the same in all its figures; Unknown is grey."""
+    """Return the colour of each label of a task, the same in all pictures of the task; Unknown is grey."""
     names = sorted({*task.truth.tolist(), *task.reference.obs["label"].astype(str)})
     return {**dict(zip(names, palette(len(names)), strict=True)), UNKNOWN: UNKNOWN_COLOR}
 
@@ -62,12 +62,12 @@ def label_colors(task: BenchmarkTask) -> dict[str, str]:
 def labels_picture(
     title: str, coordinates: Floats, truth: Strings, predicted: Strings, colors: dict[str, str]
 ) -> bytes:
-    """Draw cells at their coordinates, (n, 2), by true and by predicted label side by side."""
+    """Draw two maps of the cells, coloured by true and predicted label; ``coordinates`` has the shape (n, 2)."""
     shown = [name for name in colors if name in truth or name in predicted][:MOST_IN_LEGEND]
     columns, longest = -(-len(shown) // IN_COLUMN), max(len(plain(name)) for name in shown)
     figure = _figure(10.5 + 2.0 * (columns - 1) + 0.06 * longest * columns, 5.0)
     pair = figure.subplots(1, 2, sharex=True, sharey=True)
-    # Equal numbers in all pictures of a task.
+    # A label has the same number in all pictures of a task.
     numbers = {name: number for number, name in enumerate(colors, 1)}
     order = np.random.default_rng(0).permutation(len(coordinates))
     for axes, labels, heading in zip(pair, (truth, predicted), ("true", "predicted"), strict=True):
@@ -85,7 +85,7 @@ def labels_picture(
 
 
 def bars_picture(title: str, rows: Sequence[ResultRow]) -> bytes:
-    """Draw the ranked figures of each method, the best method first, with standard errors over the cells."""
+    """Draw accuracy, macro-F1 and open-set accuracy of each method, the best first, with standard errors."""
     measured = [row for row in rows if row.means][::-1]
     kinds = (
         ("accuracy", "accuracy", BLUE),
@@ -113,7 +113,7 @@ def bars_picture(title: str, rows: Sequence[ResultRow]) -> bytes:
 def time_picture(title: str, rows: Sequence[ResultRow]) -> bytes:
     """Draw accuracy against the time of training and predicting; a line connects each point with its name.
 
-    The axis of errors is logarithmic, so that one method far below does not compress the others.
+    The axis of accuracy shows 1 - accuracy on a log scale, so that one poor method does not compress the others.
     """
     measured = [row for row in rows if row.means]
     figure = _figure(9.0, max(4.0, 1.2 + 0.27 * len(measured)))
@@ -150,7 +150,7 @@ def time_picture(title: str, rows: Sequence[ResultRow]) -> bytes:
 
 
 def _spaced(heights: Floats, gap: float) -> Floats:
-    """Return falling heights from 0 to 1, (n,), moved until they are ``gap`` apart."""
+    """Move heights, sorted from 1 down to 0, shape (n,), until neighbours are at least ``gap`` apart."""
     spaced = np.array(heights, dtype=np.float64)
     for number in range(1, len(spaced)):
         spaced[number] = min(spaced[number], spaced[number - 1] - gap)
@@ -185,7 +185,7 @@ def _handle(color: str, text: str) -> Any:
 
 
 def _size(n_cells: int) -> float:
-    """Return the size of points for a number of cells."""
+    """Return the size of the points in a map of ``n_cells`` cells."""
     return float(np.clip(12000 / max(n_cells, 1), 1.5, 16))
 
 

@@ -1,4 +1,4 @@
-"""Figures of the result of a method, with standard errors over the cells."""
+"""Compute the figures of a method's result, such as accuracy, and their standard errors over the cells."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from spikgpt.types import UNKNOWN, Bools, Floats, Rows, Strings
 from spikgpt_benchmark.methods.result import MethodResult
 from spikgpt_benchmark.task import BenchmarkTask
 
-# Bootstrap samples of the query's cells.
+# Number of bootstrap samples of the query's cells.
 SAMPLES = 200
 
 
 @dataclass(frozen=True)
 class ResultScores:
-    """Figures of one result, None for those that the method or the task does not have.
+    """Figures of one result by name; None for a figure that the method or the task does not have.
 
-    ``errors`` are standard errors, over the cells of the query, of the figures that methods are ranked by.
+    ``errors`` has the standard errors, over the cells of the query, of the figures that methods are ranked by.
     """
 
     agreement: Agreement
@@ -33,7 +33,7 @@ def score_result(task: BenchmarkTask, result: MethodResult) -> ResultScores:
     """Compare a result with the true labels.
 
     Accuracy and F1 compare labels before rejection, over the cells whose type the reference has. The open-set accuracy
-    counts all cells after rejection: known cells with their label, and unseen cells without a label.
+    compares all cells after rejection. A known cell is right with its true label, an unseen cell without a label.
     """
     known, confidence, right = task.known, result.confidence, result.labels == task.truth
     truth, labels = task.truth[known], result.labels[known]
@@ -86,19 +86,19 @@ def mcnemar_p(right: Bools, other: Bools) -> float:
 
 
 def _error_of_share(hits: Bools) -> float:
-    """Return the standard error of a share of cells."""
+    """Return the standard error of the share of cells that are True in ``hits``, shape (n,)."""
     return float(hits.std() / np.sqrt(len(hits)))
 
 
 def _bootstrap_error(n_cells: int, figure: Callable[[Rows], float | None]) -> float:
-    """Return the standard deviation of a figure over samples of cells, drawn with replacement."""
+    """Return the standard deviation of a figure over bootstrap samples of the cells."""
     random = np.random.default_rng(0)
     values = (figure(random.integers(n_cells, size=n_cells)) for _ in range(SAMPLES))
     return float(np.std([value for value in values if value is not None]))
 
 
 def _resampled_f1(truth: Strings, labels: Strings) -> Callable[[Rows], float]:
-    """Return a function from cells to their macro-F1, over the true types of these cells."""
+    """Return a function from indices of cells to the macro-F1 over the true types of these cells."""
     names, codes = np.unique(np.concatenate([truth, labels]), return_inverse=True)
     pairs, size = codes[: len(truth)] * len(names) + codes[len(truth) :], len(names)
 

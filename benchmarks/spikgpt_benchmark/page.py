@@ -43,7 +43,7 @@ summary { cursor: pointer; padding: .3rem 0; }
 
 @dataclass(frozen=True)
 class Picture:
-    """PNG of a task and method; ``method`` is empty for a picture of all methods."""
+    """PNG picture of one method on one task; ``method`` is empty for a picture of all methods."""
 
     task: str
     method: str
@@ -52,7 +52,7 @@ class Picture:
 
     @property
     def file(self) -> str:
-        """The name of its file."""
+        """The name of the picture's file."""
         return "-".join(filter(None, (self.task, self.method, self.kind))).replace(" ", "_") + ".png"
 
     @property
@@ -89,7 +89,10 @@ def write_report(
 def draw_pictures(
     task: BenchmarkTask, rows: Sequence[ResultRow], runs: Sequence[BenchmarkRun], cache: Path
 ) -> Iterator[Picture]:
-    """Yield the pictures of a task: of all methods, then of each method's first seed. ``cache`` keeps coordinates."""
+    """Yield the pictures of a task: first of all methods, then of each method with its first seed.
+
+    ``cache`` is the folder that keeps the UMAP coordinates.
+    """
     if not any(row.means for row in rows):
         return
     yield Picture(task.name, "", "bars", bars_picture(task.name, rows))
@@ -130,7 +133,7 @@ def as_html(
 
 
 def _table(cells: Sequence[Sequence[str]]) -> str:
-    """Return a table as HTML; the text of a row with one text only spans all columns."""
+    """Return a table as HTML; if a row has only one text beside its name, this text spans all columns."""
     heading, *lines = cells
     rows = [f"<tr>{''.join(f'<th>{escape(cell)}</th>' for cell in heading)}</tr>"]
     for name, first, *rest in lines:
@@ -143,6 +146,6 @@ def _table(cells: Sequence[Sequence[str]]) -> str:
 
 
 def _bold(text: str) -> str:
-    """Return text as HTML, with the text between two pairs of stars in bold."""
+    """Return a text as HTML; words between ``**`` and ``**`` become bold."""
     pieces = escape(text).split("**")
     return "".join(f"<b>{piece}</b>" if number % 2 else piece for number, piece in enumerate(pieces))

@@ -1,4 +1,4 @@
-"""Processes with limits of time and memory, and the memory of this process."""
+"""Run processes with limits of time and memory, and measure the memory of this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GIGABYTE = 1e9
 
 @dataclass(frozen=True)
 class ResourceLimits:
-    """Most seconds of a process, and most memory that the process and its children hold together."""
+    """Time limit of a process, and memory limit of the process and its children together."""
 
     seconds: float = 3600.0
     gigabytes: float = 8.0
@@ -26,7 +26,7 @@ class ResourceLimits:
 
 @dataclass(frozen=True)
 class ProcessOutcome:
-    """Exit code, wall-clock time and peak memory of a process, and the limit that it reached, if any."""
+    """Exit code, wall-clock time and peak memory of a process; ``stopped`` states the reached limit, or is empty."""
 
     code: int
     seconds: float
@@ -37,7 +37,7 @@ class ProcessOutcome:
 def run_limited(
     command: Sequence[str], limits: ResourceLimits, log: Path, environment: Mapping[str, str]
 ) -> ProcessOutcome:
-    """Run a command until the command ends or reaches a limit; its output goes to a file."""
+    """Run a command until it ends or reaches a limit, and write its output to the file ``log``."""
     start, peak, stopped = time.monotonic(), 0, ""
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -63,14 +63,14 @@ def peak_megabytes() -> float:
     """Return the largest memory of this process so far, in MB."""
     status = Path("/proc/self/status")
     if status.is_file():
-        # The figure of getrusage also covers the process that started this one.
+        # On Linux, getrusage also covers the memory of the process that started this one.
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _family(pid: int) -> list[psutil.Process]:
-    """Return a process and its children, without those that have ended."""
+    """Return a process and all its descendants; empty if the process has ended."""
     try:
         first = psutil.Process(pid)
         return [first, *first.children(recursive=True)]
@@ -79,7 +79,7 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _resident(pid: int) -> int:
-    """Return the memory of a process and its children, in bytes."""
+    """Return the resident memory of a process and its descendants, in bytes."""
     total = 0
     for process in _family(pid):
         try:

@@ -1,4 +1,4 @@
-"""Runs of methods on tasks, each in a separate process; finished runs are kept for later calls."""
+"""Run methods on tasks, each run in a separate process, and keep finished runs for later calls."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class BenchmarkPlan:
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """A method on a task with one seed; ``note`` is ``done``, or the reason for a missing result."""
+    """A run of a method on a task with one seed; ``note`` is ``done``, or the reason for a missing result."""
 
     task: str
     method: str
@@ -55,7 +55,7 @@ class BenchmarkRun:
     kept: bool = False
 
 
-# Called before each run with the task, the method and the seed.
+# Function that is called before each run with the names of task and method, and the seed.
 OnRun = Callable[[str, str, int], None]
 
 
@@ -67,7 +67,7 @@ def run_methods(
     A method that cannot run, or reaches a limit, is not tried with further seeds.
     """
     work = plan.folder.resolve() / ".work"
-    shutil.rmtree(work, ignore_errors=True)  # left by a killed call
+    shutil.rmtree(work, ignore_errors=True)  # remains of a killed call
     work.mkdir(parents=True, exist_ok=True)
     for task in tasks:
         with tempfile.TemporaryDirectory(dir=work, ignore_cleanup_errors=True) as folder:
@@ -87,7 +87,7 @@ def run_stem(folder: Path, task: str, method: str, seed: int) -> Path:
 
 
 def _run_once(task: BenchmarkTask, method: Method, seed: int, plan: BenchmarkPlan, cells: Path) -> BenchmarkRun:
-    """Run a method once, or load its finished run. ``cells`` is a folder for the files of the task."""
+    """Run a method once, or load its finished run; ``cells`` is the folder for the cells of the task."""
     options = {name: value or plan.options.get(name, "") for name, value in method.options.items()}
     if missing := [name for name, value in options.items() if not value]:
         return BenchmarkRun(task.name, method.name, seed, f"not run: it needs --option {missing[0]}=...")
@@ -117,7 +117,7 @@ def _run_once(task: BenchmarkTask, method: Method, seed: int, plan: BenchmarkPla
 
 
 def _keep(folder: Path, stem: Path, about: dict[str, Any]) -> None:
-    """Keep the files of a run; the JSON file comes last, as it marks the run as complete."""
+    """Copy the files of a run to its final path; the JSON file comes last, as it marks the run as complete."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     arrays, log, json_file = (stem.with_name(f"{stem.name}.{ending}") for ending in ("npz", "log", "json"))
     for path in (json_file, arrays, log):
@@ -132,7 +132,7 @@ def _keep(folder: Path, stem: Path, about: dict[str, Any]) -> None:
 
 
 def _load_finished(stem: Path, key: str, limits: ResourceLimits) -> BenchmarkRun | None:
-    """Return a kept run of the same key that is done, or reached the same limits."""
+    """Return the kept run with this key if it is done, or reached the same limits; else None."""
     try:
         about = json.loads(stem.with_name(f"{stem.name}.json").read_text())
         if about["key"] != key:
@@ -144,7 +144,7 @@ def _load_finished(stem: Path, key: str, limits: ResourceLimits) -> BenchmarkRun
 
 
 def _load(stem: Path, about: Mapping[str, Any], *, kept: bool = False) -> BenchmarkRun:
-    """Return a kept run."""
+    """Return a run from its kept files."""
     fields = {name: about[name] for name in ("task", "method", "seed", "note", "seconds", "peak_bytes")}
     result = None
     if about["note"] == DONE:
@@ -160,9 +160,9 @@ def _run_key(task: BenchmarkTask, method: Method, settings: MethodSettings) -> s
 
 
 def method_sources(module: str) -> dict[str, str]:
-    """Return the text of a method's module and of the method modules that it imports, by name."""
+    """Return the source of a method's module and of the method modules that it imports, by module name."""
     sources, names = dict[str, str](), [module]
-    for name in names:  # grows by the imports of each module
+    for name in names:  # the list grows by the imports of each module
         spec = importlib.util.find_spec(name)
         if name not in sources and spec and spec.origin:
             sources[name] = Path(spec.origin).read_text(encoding="utf-8")
@@ -180,7 +180,7 @@ def _environment(method: Method, folder: Path, threads: int) -> dict[str, str]:
 
 
 def _note(outcome: ProcessOutcome, folder: Path) -> str:
-    """Return one line on the end of a process: done, stopped or failed."""
+    """Return one line on how a process ended: done, stopped or failed."""
     if outcome.stopped:
         return outcome.stopped
     if outcome.code == 0 and (folder / FIGURES).exists():

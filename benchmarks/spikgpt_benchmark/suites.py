@@ -1,4 +1,4 @@
-"""Suites of the method comparison: fixed tasks on the files of studies, and the tasks of the paper."""
+"""Load the suites of the method comparison: fixed tasks on published studies, and the tasks of the paper."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SUITES = {
     "lung": "the paper's: core of the Human Lung Cell Atlas to GSE128033",
     "pancreas": "the paper's: GSE84133 and GSE85241 without alpha cells to GSE81608, E-MTAB-5061 and GSE86473",
 }
-# Cells of the query of the suite many-cells.
+# Number of query cells in the suite many-cells.
 MANY_CELLS = 20_000
 # Columns that name a batch, in order of preference.
 BATCH_COLUMNS = ("batch", "donor_id", "donor")
@@ -54,7 +54,7 @@ def load_suite(suite: str, data: Path) -> list[BenchmarkTask]:
 
 
 def _shared_donors(reference: AnnData, query: AnnData) -> str | None:
-    """Return the column of donors, where the reference has several donors and the query has the column."""
+    """Return the column of donors if the reference has several donors and the query has the column; else None."""
     column = donor_column(reference)
     return column if column in query.obs else None
 

@@ -40,7 +40,7 @@ COLUMNS = (
     ("predict, s", "predict_seconds", "{:.1f}"),
     ("memory, GB", "peak_gigabytes", "{:.2f}"),
 )
-# Figures that describe only methods that can reject cells.
+# Figures that are shown only for methods that can reject cells.
 OF_REJECTION = ("share_assigned", "accuracy_of_assigned", "rejected_known", "rejected_unseen")
 LEGEND = (
     "**bold**: first; ≈: within one standard error of first. ±: standard deviation over seeds. Labels are compared "
@@ -53,7 +53,7 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class ResultRow:
-    """A method on a task.
+    """Row of the table: one method on one task.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class ResultRow:
     per_label
         F1 of each type, mean over seeds.
     rival, p
-        The best other method by accuracy, and the p-value of a paired test against it.
+        Title of the most accurate other method, and the p-value of McNemar's test between the two methods.
     ranks
         For each ranked figure: first, within one standard error of first, or empty.
     """
@@ -129,12 +129,12 @@ def _build_row(task: BenchmarkTask, method: Method, runs: Sequence[BenchmarkRun]
 
 
 def _to_dict(values: pd.Series[float]) -> dict[str, float]:
-    """Return values by name."""
+    """Return the values of a series by name."""
     return {str(name): float(value) for name, value in values.items()}
 
 
 def _right_cells(task: BenchmarkTask, runs: Sequence[BenchmarkRun]) -> Bools | None:
-    """Return the correctly labelled cells of known types in a method's first run, or None without a run."""
+    """Return whether each cell of a known type has its true label in a method's first run; None without a run."""
     results = [run.result for run in runs if run.result is not None]
     return (results[0].labels == task.truth)[task.known] if results else None
 
@@ -152,7 +152,7 @@ def _rank(row: ResultRow, rows: Sequence[ResultRow]) -> ResultRow:
 def _compare_with_rival(
     row: ResultRow, rows: Sequence[ResultRow], right: dict[str, Bools | None], modules: dict[str, str]
 ) -> ResultRow:
-    """Return a row with the best method of another module and the p-value against that method."""
+    """Return a row with its rival, the most accurate method of another module, and the p-value against the rival."""
     rivals = [other for other in rows if other.means and modules[other.method] != modules[row.method]]
     own = right[row.method]
     if own is None or not rivals:
@@ -214,7 +214,7 @@ def as_json(rows: Sequence[ResultRow], tasks: Sequence[BenchmarkTask], plan: Ben
 
 
 def as_frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
-    """Return one line for each row, with a column for each figure and for its spread."""
+    """Return a table with a line for each row, and columns for the mean, deviation and error of each figure."""
     lines = []
     for row in rows:
         line: dict[str, Any] = {"task": row.task, "method": row.method, "title": row.title, "seeds": row.seeds}
@@ -246,7 +246,7 @@ def condition_text(plan: BenchmarkPlan) -> str:
 
 
 def table_cells(rows: Sequence[ResultRow], paper: str = "") -> list[list[str]]:
-    """Return the cells of a table, its heading first, without the columns that no method has."""
+    """Return the texts of a results table, the header row first; columns without any value are left out."""
     shown = [column for column in COLUMNS if column[1] == "accuracy" or any(column[1] in row.means for row in rows)]
     heading = ["method", *(name for name, _, _ in shown), "seeds", "against the best other"]
     cells = [heading]
@@ -263,7 +263,7 @@ def table_cells(rows: Sequence[ResultRow], paper: str = "") -> list[list[str]]:
 
 
 def method_cells(rows: Sequence[ResultRow]) -> list[list[str]]:
-    """Return the cells of a table of the methods, its heading first: versions, licence and citation."""
+    """Return the texts of the table of methods, the header row first: versions, licence and citation."""
     cells = {}
     for row in rows:
         if row.versions or row.method not in cells:
@@ -277,7 +277,7 @@ def _versions(row: ResultRow) -> str:
 
 
 def _cell(row: ResultRow, name: str, form: str) -> str:
-    """Return the text of a figure in the table."""
+    """Return the text of one figure of a row; ``-`` without a value."""
     if name not in row.means or (name in OF_REJECTION and not row.rejects):
         return "-"
     text = form.format(row.means[name])

@@ -1,4 +1,4 @@
-"""Reference and query of the same tissue, as all methods receive them."""
+"""Build benchmark tasks: a reference and a query of the same tissue, in the form that all methods receive."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from spikgpt.cells.reading import read_cells
 from spikgpt.errors import DataError, GenesError, LabelsError, listed
 from spikgpt.types import Bools, Strings
 
-# Columns of obs for the methods.
+# Columns of obs that the methods read: cell type and batch.
 LABEL, BATCH = "label", "batch"
-# Fewest genes that reference and query share.
+# Smallest number of genes that reference and query must share.
 FEWEST_GENES = 50
 
 
 @dataclass(frozen=True)
 class BenchmarkTask:
-    """Cells to learn from and cells to label, on the genes that they share.
+    """A reference to learn from and a query to label, with the genes that both have.
 
     Attributes
     ----------
     reference, query
-        Sparse ``X``, ``obs["label"]`` of the reference only, and ``obs["batch"]`` of both if there are batches. Cells
-        have numbers as names, so that nothing reveals the type of a cell of the query.
+        Sparse ``X``, ``obs["label"]`` of the reference only, and ``obs["batch"]`` of both if there are batches. Cell
+        names are numbers, so that no name reveals the type of a query cell.
     truth
-        Labels of the query, (n,).
+        True labels of the query's cells, shape (n,).
     query_values, log_base
-        Values of the query, counts or logarithms, and the base of the logarithms.
+        Kind of the query's values, counts or logarithms, and the base of the logarithms.
     left_out
         The type that is left out of the reference; empty for none.
     paper
@@ -59,7 +59,7 @@ class BenchmarkTask:
     def from_cells(
         cls, name: str, reference: AnnData, query: AnnData, label_key: str, batch_key: str | None = None
     ) -> BenchmarkTask:
-        """Return a task of the labelled cells, with the reference's labels that have 5 cells or more.
+        """Return a task of the labelled cells; reference labels with fewer than 5 cells are left out.
 
         Raises
         ------
@@ -106,7 +106,7 @@ class BenchmarkTask:
 
     @property
     def known(self) -> Bools:
-        """The cells of the query whose type the reference has, (n,)."""
+        """True for each cell of the query whose type the reference has, shape (n,)."""
         return np.isin(self.truth, self.reference.obs[LABEL].unique().astype(str))
 
     def with_known_types(self) -> BenchmarkTask:
@@ -127,7 +127,7 @@ class BenchmarkTask:
 
 
 def _plain(values: Expression, kept: Bools, cells: AnnData, batch_key: str | None) -> AnnData:
-    """Return the values and batches of some cells, each gene name once."""
+    """Return the values and batches of the ``kept`` cells; of genes with one name, the first is used."""
     rows = np.flatnonzero(kept)
     read = values.rows if values.kind == "log" else values.linear
     matrix = sparse.csr_matrix(read(0, values.n_cells)[rows], dtype=np.float32)

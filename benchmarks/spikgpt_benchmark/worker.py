@@ -1,7 +1,7 @@
-"""Process of one method: ``python -m spikgpt_benchmark.worker MODULE FOLDER [PARENT]``.
+"""Run one method in its own process: ``python -m spikgpt_benchmark.worker MODULE FOLDER [PARENT]``.
 
 The folder holds ``reference.h5ad``, ``query.h5ad`` and ``settings.json``; the result is written beside these files. The
-process ends with its parent, whose process number is ``PARENT``.
+process exits when its parent ends; ``PARENT`` is the process number of the parent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def run_method(module: str, folder: Path) -> MethodResult:
-    """Return the result of the method of a module for the cells in a folder.
+    """Run the method of a module on the cells in a folder, and return its result.
 
     Raises
     ------
@@ -54,8 +54,8 @@ def run_method(module: str, folder: Path) -> MethodResult:
 def fit_and_predict(method: Any, reference: AnnData, query: AnnData, settings: MethodSettings) -> MethodResult:
     """Return the result of a method module, with times and versions.
 
-    The module's ``IMPORTS`` are imported before the clock starts. ``VERSIONS`` names the distributions of the
-    stated versions.
+    The module's ``IMPORTS`` are imported before the clock starts. ``VERSIONS`` names the packages whose
+    versions the result states.
     """
     for name in getattr(method, "IMPORTS", ()):
         importlib.import_module(name)
@@ -74,7 +74,7 @@ def fit_and_predict(method: Any, reference: AnnData, query: AnnData, settings: M
 
 
 def _exit_with(parent: int) -> None:
-    """Exit as soon as the process of the benchmark ends."""
+    """Exit as soon as the parent process, the benchmark, ends."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

@@ -24,13 +24,13 @@ class Method:
     environment
         Requirements of a virtual environment of the method's own; None for the environment of SpikGPT.
     rejects
-        The method has its own cut-off, below which cells stay without a label.
+        True if the method has its own cut-off, below which cells stay without a label.
     options
         Options of the module. The user has to give a value for an option that is empty.
     programs
         Commands that have to be on the path, such as ``Rscript``.
     deterministic
-        The seed makes no difference, so that one run is enough.
+        True if the seed makes no difference, so that one run is enough.
     """
 
     name: str
@@ -50,7 +50,7 @@ _OWN = "spikgpt_benchmark.methods."
 
 
 def _spikgpt(name: str, title: str, recipe: str) -> Method:
-    """Return SpikGPT, trained by a recipe."""
+    """Return the method SpikGPT with a training recipe."""
     return Method(
         name,
         title,
@@ -64,14 +64,14 @@ def _spikgpt(name: str, title: str, recipe: str) -> Method:
 
 
 def _embedded(name: str, title: str, classifier: str, citation: str = "This package") -> Method:
-    """Return a plain classifier on the embedding that SpikGPT is trained on."""
+    """Return the method of a plain classifier on the principal components that SpikGPT is trained on."""
     packages = ("spikgpt", "scanpy", "scikit-learn")
     options = {"classifier": classifier}
     return Method(name, title, f"{_OWN}embeddings.pca", packages, None, "MIT", citation, options=options)
 
 
 def _scgpt(name: str, title: str, classifier: str) -> Method:
-    """Return a classifier on the embedding of a pretrained scGPT; the user gives the checkpoint."""
+    """Return the method of a classifier on a pretrained scGPT's embedding; the user gives the checkpoint."""
     return Method(
         name,
         title,
@@ -84,7 +84,7 @@ def _scgpt(name: str, title: str, classifier: str) -> Method:
 
 
 def _published(name: str, title: str, citation: str, packages: tuple[str, ...] = (), *, rejects: bool = True) -> Method:
-    """Return a method without a Python package, written from its publication."""
+    """Return a method that has no Python package, and is implemented here from its publication."""
     module = f"{_OWN}published.{name.replace('-', '_')}"
     return Method(name, title, module, packages, None, "MIT", citation, rejects, deterministic=not packages)
 
@@ -109,7 +109,7 @@ METHODS = (
         "scanvi",
         "scANVI",
         f"{_OWN}packages.scanvi",
-        # scvi-tools imports an installed torchvision, and fails if its torch is of another build.
+        # scvi-tools imports torchvision if installed, and fails if torchvision was built for another torch.
         environment=("scanpy>=1.10", "scvi-tools>=1.4"),
         licence="BSD-3-Clause",
         citation="Xu et al. 2021, doi:10.15252/msb.20209620",
@@ -118,7 +118,7 @@ METHODS = (
         "celltypist",
         "CellTypist",
         f"{_OWN}packages.celltypist",
-        # Training passes an argument that scikit-learn 1.8 does not accept.
+        # The training of CellTypist passes an argument that scikit-learn 1.8 does not accept.
         environment=("celltypist==1.7.1", "scikit-learn<1.8"),
         licence="MIT",
         citation="Domínguez Conde et al. 2022, doi:10.1126/science.abl5197",

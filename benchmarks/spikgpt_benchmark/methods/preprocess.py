@@ -1,4 +1,4 @@
-"""Values of cells as the methods need them, and results from probabilities and votes."""
+"""Convert the values of cells for the methods, and turn probabilities or votes into results."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def labels_of(cells: AnnData, key: str) -> Strings:
 
 
 def batch_names(cells: AnnData, side: str, settings: MethodSettings) -> list[str]:
-    """Return the batch of each cell: the side, reference or query, with the batch of the cell if there are several."""
+    """Return the batch of each cell: ``side`` (reference or query), followed by the batch in obs if it has several."""
     if settings.batch_key is None:
         return [side] * cells.n_obs
     return [f"{side} {batch}" for batch in labels_of(cells, settings.batch_key)]
 
 
 def to_linear(cells: AnnData, settings: MethodSettings | None = None) -> sparse.csr_matrix:
-    """Return linear values, shape (n, G), float64: counts, or the inverse of a query's log values.
+    """Return linear values, shape (n, G), float64: counts, or a query's log values with the logarithm undone.
 
     ``settings`` describe the values of a query; a reference holds counts.
     """
@@ -61,7 +61,7 @@ def with_log_values(cells: AnnData, settings: MethodSettings | None = None) -> A
 
 
 def with_values(cells: AnnData, values: sparse.csr_matrix) -> AnnData:
-    """Return a copy of the cells with other values."""
+    """Return a copy of the cells with ``values`` in ``X``."""
     return AnnData(values, obs=cells.obs.copy(), var=cells.var[[]].copy())
 
 
@@ -79,9 +79,10 @@ def softmax(scores: Floats) -> Floats:
 
 
 def nearest_votes(known: Floats, labels: Strings, query: Floats, neighbours: int) -> tuple[Floats, Strings]:
-    """Return the share of each label among the nearest known cells, (n, D), of each cell of a query, (m, D).
+    """Return the share of each label among the nearest known cells of each query cell, and the label names.
 
-    The shares have the shape (m, L), and the labels, in alphabetical order, the shape (L,).
+    ``known`` has the shape (n, D), and ``query`` the shape (m, D). The shares have the shape (m, L). The names have the
+    shape (L,), in alphabetical order.
     """
     from sklearn.neighbors import NearestNeighbors
 

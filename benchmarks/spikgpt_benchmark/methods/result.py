@@ -1,4 +1,4 @@
-"""Settings and result of a method, as files between two processes.
+"""Settings and result of a method, passed as files between the benchmark and the process of the method.
 
 This module imports NumPy and anndata only, as some methods run in their own virtual environments.
 """
@@ -29,7 +29,7 @@ class MethodSettings:
     label_key
         Column of the reference's ``obs`` with the labels; the query has none.
     batch_key
-        Column of both with the batch; None for cells of one batch.
+        Column of ``obs`` with the batch, in reference and query; None if all cells are of one batch.
     query_values, query_log_base
         Values in ``X`` of the query: counts, or logarithms of 1 + normalised counts, and their base. The reference
         holds counts.
@@ -62,15 +62,15 @@ class MethodResult:
     Attributes
     ----------
     labels
-        The best label of each cell, (n,); never Unknown.
+        The best label of each cell, shape (n,); never Unknown.
     assigned
-        Cells that keep their label at the method's own cut-off, (n,); None for methods that cannot reject cells.
+        True for cells that keep their label at the method's own cut-off, shape (n,); None if the method cannot reject.
     confidence
-        Confidence that each cell is of a known type, (n,), in any unit; None if the method has none.
+        Confidence that each cell is of a known type, shape (n,), in any unit; None if the method gives none.
     probabilities, classes
-        Probability of each label, (n, L), and the labels, (L,); None if the method has none.
+        Probability of each label, shape (n, L), and the labels, shape (L,); None if the method gives none.
     train_seconds, predict_seconds
-        Without imports and reading of files; 0 for the times that the worker measures.
+        Seconds without imports and reading of files; 0 if the worker measures the time.
     versions
         Versions of the packages of the method.
     """
@@ -129,5 +129,5 @@ class MethodResult:
         return None
 
 
-# Labels of a query by a fitted method.
+# Function of a fitted method that labels a query.
 Predict = Callable[[AnnData], MethodResult]

@@ -13,7 +13,7 @@ from spikgpt.pipeline import annotate
 from spikgpt.training.train import train
 from spikgpt_benchmark.methods.result import MethodResult, MethodSettings, Predict
 
-# Torch's optimisers import torch._dynamo on first use, for seconds.
+# The first use of an optimiser of torch imports torch._dynamo, which takes seconds.
 IMPORTS, VERSIONS = ("torch._dynamo",), ("spikgpt",)
 # The paper labels each cell by itself, in the reference's scale; below a fixed confidence a cell is Unknown.
 PAPER: dict[str, Any] = {"scaling": "reference", "smoothing": False, "threshold": 0.95}

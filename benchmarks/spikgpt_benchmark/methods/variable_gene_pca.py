@@ -9,13 +9,16 @@ from anndata import AnnData
 
 from spikgpt.types import Floats, Rows
 
-# Genes, components, and the largest scaled value either way.
+# Numbers of genes and components, and the largest absolute value after scaling.
 N_GENES, N_COMPONENTS, CLIP = 2000, 50, 10.0
 
 
 @dataclass(frozen=True)
 class VariableGenePCA:
-    """Projection of log-normalised cells: genes, (G,), their means and standard deviations, (G,), loadings, (G, D)."""
+    """Projection of log-normalised cells on the principal components of G variable genes.
+
+    ``genes``, ``mean`` and ``std`` have the shape (G,), and ``loadings`` the shape (G, D).
+    """
 
     genes: Rows
     mean: Floats
@@ -24,7 +27,7 @@ class VariableGenePCA:
 
     @classmethod
     def fit(cls, cells: AnnData, seed: int) -> VariableGenePCA:
-        """Fit log-normalised cells, sparse in ``X``."""
+        """Fit the projection to log-normalised cells with a sparse ``X``."""
         import scanpy
 
         chosen = scanpy.pp.highly_variable_genes(cells, n_top_genes=min(N_GENES, cells.n_vars), inplace=False)
@@ -37,7 +40,7 @@ class VariableGenePCA:
         return cls(genes, mean, std, np.asarray(scaled.varm["PCs"], dtype=np.float64))
 
     def transform(self, cells: AnnData) -> Floats:
-        """Return log-normalised cells in the components, shape (n, D)."""
+        """Return the component scores of log-normalised cells, shape (n, D)."""
         projected: Floats = _scaled(cells.X[:, self.genes].toarray(), self.mean, self.std) @ self.loadings
         return projected
 

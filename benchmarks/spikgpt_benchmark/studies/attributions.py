@@ -18,20 +18,20 @@ from spikgpt.explain.attribution import GeneAttributor
 from spikgpt.explain.front import SHORTEST
 from spikgpt.types import Floats, Integers
 
-# Shares of all genes after which a curve is measured.
+# Shares of all genes at which a curve is measured.
 SHARES = (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1)
-# Random orders of genes in the sampling of Shapley values.
+# Number of random orders of genes in the sampling of Shapley values.
 ORDERS = 3
 
 
 @dataclass(frozen=True)
 class LabelCells:
-    """Cells of one label, to which the network gives this label.
+    """Cells of one label that the network labels correctly.
 
     Attributes
     ----------
     logs
-        Log expression of n cells, shape (n, U).
+        Log expression of n cells and U genes, shape (n, U).
     means
         Mean log expression of the labels in the reference, shape (L, U).
     """
@@ -57,11 +57,11 @@ class LabelCells:
         return np.asarray(self.attributor.front.scaled(np.zeros((1, self.logs.shape[1])))[0])
 
     def probabilities(self, scaled: Floats) -> npt.NDArray[np.float64]:
-        """Return the probability of the label in cells by the network alone, (n, U) to (n,)."""
+        """Return the network's probability of the label, shape (n,), from scaled expression, shape (n, U)."""
         return np.asarray(expit(self.attributor.log_odds(scaled, self.label)))
 
     def log_odds_at(self, rows: Floats) -> npt.NDArray[np.float64]:
-        """Return the log-odds of the label from scores on the components, (n, D) to (n,)."""
+        """Return the log-odds of the label, shape (n,), from scores on the principal components, shape (n, D)."""
         vectors = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), SHORTEST)
         return self.attributor.log_odds_of(self.attributor.network.logits(vectors), self.label)[0]
 
@@ -70,7 +70,7 @@ Ranking = Callable[[LabelCells], Floats]
 
 
 def attribution(cells: LabelCells) -> Floats:
-    """Return the attributions of :class:`GeneAttributor`."""
+    """Return the attribution of each gene in each cell by :class:`GeneAttributor`, shape (n, U)."""
     return cells.attributor.attribute(cells.scaled, cells.label).values
 
 
@@ -95,13 +95,13 @@ def with_shuffled_weights(attributor: GeneAttributor, seed: int = 0) -> GeneAttr
 
 
 def one_baseline(cells: LabelCells) -> Floats:
-    """Return integrated gradients from the profile of the runner-up alone."""
+    """Return integrated gradients with one baseline: the profile of the second most probable label."""
     runner_up = cells.attributor.nearest_labels(cells.scaled, cells.label)[:1]
     return cells.attributor.attribute(cells.scaled, cells.label, baselines=runner_up, steps=16).values
 
 
 def from_silence(cells: LabelCells) -> Floats:
-    """Return integrated gradients from a cell that expresses nothing."""
+    """Return integrated gradients with a cell that expresses nothing as the baseline."""
     scaled, total, steps = cells.scaled, np.zeros(cells.logs.shape), 16
     difference = scaled - cells.silent
     for step in range(steps):
@@ -110,7 +110,7 @@ def from_silence(cells: LabelCells) -> Floats:
 
 
 def gradient_times_input(cells: LabelCells) -> Floats:
-    """Return the gradient times scaled expression."""
+    """Return the gradient of the log-odds, multiplied by scaled expression."""
     return cells.scaled * cells.attributor.gradient(cells.scaled, cells.label)
 
 
@@ -124,9 +124,10 @@ def occlusion(cells: LabelCells) -> Floats:
 
 
 def shapley_sampling(cells: LabelCells) -> Floats:
-    """Return the exact gain of log-odds when a gene is added to genes in random order, from the mean of the others.
+    """Return Shapley values by sampling: the exact gain of log-odds as genes are added in random order.
 
-    The sums of a cell equal the difference of its log-odds from those of the mean profile of the other labels.
+    The genes of a cell are added to the mean profile of the other labels. The values of a cell add up to its log-odds
+    minus the log-odds of this profile.
     """
     front, random = cells.attributor.front, np.random.default_rng(0)
     base, gains = front.profiles[cells.other_labels].mean(axis=0), np.zeros(cells.logs.shape)
@@ -140,12 +141,12 @@ def shapley_sampling(cells: LabelCells) -> Floats:
 
 
 def random_order(cells: LabelCells) -> Floats:
-    """Return random scores."""
+    """Return a random score for each gene in each cell."""
     return np.random.default_rng(0).random(cells.logs.shape)
 
 
 def expression(cells: LabelCells) -> Floats:
-    """Return log expression."""
+    """Return the log expression of each gene in each cell."""
     return cells.logs
 
 
@@ -161,7 +162,7 @@ def absolute_fold_change(cells: LabelCells) -> Floats:
 
 
 def fold_change_to_runner_up(cells: LabelCells) -> Floats:
-    """Return the log fold change of the label against the runner-up in the reference."""
+    """Return the log fold change of the label against the second most probable label in the reference."""
     runner_up = cells.attributor.nearest_labels(cells.scaled, cells.label)[0]
     return np.broadcast_to(cells.means[cells.label] - cells.means[runner_up], cells.logs.shape)
 
@@ -189,7 +190,7 @@ VARIANTS: dict[str, Ranking] = {
 def curve_areas(cells: LabelCells, scores: Floats, base: Floats) -> tuple[Floats, Floats]:
     """Return the areas under the deletion and insertion curves of cells, each of shape (n,).
 
-    A curve is the probability of the label by the share of genes.
+    A curve shows the probability of the label against the share of genes that are deleted or inserted.
 
     Parameters
     ----------
@@ -214,7 +215,7 @@ def curve_areas(cells: LabelCells, scores: Floats, base: Floats) -> tuple[Floats
 
 
 def ranked_areas(cells: LabelCells, *, variants: bool) -> Iterator[tuple[str, str, Floats, Floats]]:
-    """Yield ranking, kind of deletion, and the areas under the deletion and insertion curves, each of shape (n,)."""
+    """Yield the ranking, the value of deleted genes, and the areas under both curves, each of shape (n,)."""
     bases = {"mean of the reference": np.zeros(cells.logs.shape[1]), "no expression": cells.silent}
     for name, ranking in (RANKINGS | (VARIANTS if variants else {})).items():
         scores = ranking(cells)

@@ -12,9 +12,9 @@ from scipy import sparse
 from spikgpt.errors import DataError
 
 LABEL = "cell_type"
-# Cells that a label of a reference needs.
+# Smallest number of cells of a label in a reference.
 CELLS_PER_LABEL = 5
-# Names that the PBMC studies share; cells with other labels are left out.
+# Shared names of the labels of the PBMC studies; cells with other labels are left out.
 PBMC_LABELS = {
     **dict.fromkeys(("Naive CD4 T", "Memory CD4 T", "CD4 Naive T", "CD4 Memory T"), "CD4 T"),
     **dict.fromkeys(("CD14+ Mono", "CD14 Mono"), "CD14 Mono"),
@@ -22,7 +22,7 @@ PBMC_LABELS = {
     **dict.fromkeys(("Platelet", "Mk"), "Mk"),
     **{name: name for name in ("CD8 T", "B", "NK", "DC")},
 }
-# Names of the sorted cells of Zheng et al. in the PBMC studies; the stem cells have none.
+# The same names for the sorted cells of Zheng et al.; the stem cells have none and are left out.
 ZHENG_LABELS = {
     "B cell": "B",
     "CD4 T cell": "CD4 T",
@@ -30,7 +30,7 @@ ZHENG_LABELS = {
     "CD14 monocyte": "CD14 Mono",
     "NK cell": "NK",
 }
-# Coarser names of blood cells, for the 700 sorted cells that ship with scanpy and for tumours.
+# Coarser names of blood cells, for tasks with the 700 cells that ship with scanpy or with tumours.
 COARSE_LABELS = {
     **dict.fromkeys(("CD4 T", "CD8 T", "tT cells", "bT cells", "CD4+/CD25 T Reg", "CD4+/CD45RO+ Memory"), "T"),
     **dict.fromkeys(("CD4+/CD45RA+/CD25- Naive T", "CD8+ Cytotoxic T", "CD8+/CD45RA+ Naive Cytotoxic"), "T"),
@@ -80,7 +80,7 @@ def read_study(data: Path, name: str) -> AnnData:
 
 
 def rename_types(cells: AnnData, names: dict[str, str]) -> AnnData:
-    """Return the cells whose label has another name, under that name."""
+    """Return the cells whose label is in ``names``, under the new name of the label."""
     labels = cells.obs[LABEL].astype(str).map(names)
     renamed = cells[labels.notna().to_numpy()].copy()
     renamed.obs[LABEL] = labels.dropna()
@@ -88,14 +88,14 @@ def rename_types(cells: AnnData, names: dict[str, str]) -> AnnData:
 
 
 def mouse_pancreas(data: Path) -> AnnData:
-    """Return the pancreas cells of Baron's mice, with gene symbols in upper case, each once."""
+    """Return the pancreas cells of Baron's mice; gene symbols are in upper case, and repeated symbols are left out."""
     mouse = read_study(data, "baron mouse")
     mouse.var_names = mouse.var_names.str.upper()
     return mouse[:, ~mouse.var_names.duplicated()].copy()
 
 
 def pbmc_68k() -> AnnData:
-    """Return the 700 cells of PBMC 68k that ship with scanpy, log values of 765 genes, under coarse names."""
+    """Return the 700 cells of PBMC 68k that ship with scanpy: log values of 765 genes, and coarse cell types."""
     import scanpy
 
     cells = scanpy.datasets.pbmc68k_reduced()
@@ -104,7 +104,7 @@ def pbmc_68k() -> AnnData:
 
 
 def split_by(cells: AnnData, column: str) -> dict[str, AnnData]:
-    """Return the cells of each value of a column of obs."""
+    """Split cells by a column of obs: return the cells with each value of the column, by value."""
     values = cells.obs[column].astype(str)
     return {name: cells[(values == name).to_numpy()].copy() for name in sorted(values.unique())}
 
@@ -118,7 +118,7 @@ def cell_line_plates(data: Path) -> dict[str, AnnData]:
 
 
 def subsample(cells: AnnData, number: int, seed: int) -> AnnData:
-    """Return at most a number of the cells, drawn at random."""
+    """Return at most ``number`` of the cells, drawn at random."""
     if cells.n_obs <= number:
         return cells
     chosen = np.random.default_rng(seed).choice(cells.n_obs, number, replace=False)
@@ -152,6 +152,6 @@ def load_pair(name: str, data: Path) -> tuple[AnnData, AnnData]:
 
 
 def leave_type_out(reference: AnnData, query: AnnData, left_out: str) -> tuple[AnnData, AnnData]:
-    """Return a reference without a type, and the query's cells of the remaining types and of that type."""
+    """Return the reference without the type ``left_out``, and the query's cells of its types and of ``left_out``."""
     kept = with_frequent_labels(reference[reference.obs[LABEL] != left_out])
     return kept, query[query.obs[LABEL].isin([*kept.obs[LABEL].unique(), left_out])].copy()

@@ -1,4 +1,4 @@
-"""Operations, modelled energy and accuracy of networks with spikes, without spikes, and of logistic regression."""
+"""Compare operations, modelled energy and accuracy of networks with and without spikes and logistic regression."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from spikgpt_benchmark.methods.embeddings.classifiers import logistic_regression
 from spikgpt_benchmark.studies.datasets import LABEL, UNSEEN, load_pair
 from spikgpt_benchmark.studies.suite import Record, StudyContext, StudySuite
 
-# Cells on which SpikingJelly's counters run; the literal network takes a second for ten.
+# Number of cells for SpikingJelly's counters. The network with literal copies takes a second for ten cells.
 COUNTED = 24
 
 
 @dataclass(frozen=True)
 class TrainedVectors:
-    """Vectors of a task: those that networks are trained on, with label indices, and those of the query."""
+    """Embedding vectors of a task: ``vectors`` to train networks on, their label indices, and the query's vectors."""
 
     engine: TorchEngine
     names: tuple[str, ...]
@@ -49,10 +49,10 @@ class TrainedVectors:
 
 
 class DenseClassifier(SpikingClassifier):
-    """The network of the same layers with ReLU in place of spiking neurons, one copy and one time step."""
+    """The classifier's layers with ReLU in place of spiking neurons, one copy of the cell and one time step."""
 
     def __init__(self, config: SpikGPTConfig) -> None:
-        # The sum over the neurons of a head is divided by their number.
+        # Attention divides the sum over the neurons of a head by their number.
         scale = config.heads / config.width
         super().__init__(replace(config, time_steps=1, copies=1, attention_scale=scale))
         for name, module in list(self.named_modules()):
@@ -126,7 +126,7 @@ def task_records(reference: AnnData, query: AnnData, recipe: TrainingRecipe, see
 
 
 def figures(name: str, operations: Operations, labels: Strings, truth: Strings, names: tuple[str, ...]) -> Record:
-    """Return operations, energy and agreement of one network; cells of other types are left out."""
+    """Return operations, energy and agreement of one network; cells of types outside ``names`` are left out."""
     known = np.isin(truth, names)
     agreement = measure(truth[known], labels[known])
     return {
@@ -150,7 +150,7 @@ def simple_energy(network: nn.Module, inputs: tuple[Any, ...]) -> float:
 
 
 class Literally(nn.Module):
-    """A classifier that is run with its m literal copies."""
+    """A classifier that computes all m copies of each cell, as written in the paper."""
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()

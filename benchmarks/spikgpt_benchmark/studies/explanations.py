@@ -29,19 +29,19 @@ from spikgpt_benchmark.studies.datasets import LABEL, load_pair, read_study, spl
 from spikgpt_benchmark.studies.scoring import annotate_with, train_or_load
 from spikgpt_benchmark.studies.suite import Record, StudyContext, StudySuite
 
-# Variants of the attribution were compared on the first three tasks only.
+# While the attribution was designed, its variants were compared on the first three of these tasks only.
 TASKS = ("pbmc", "baron", "retina", "xin", "choroid")
 # Tasks whose query is one donor of a study; the reference has the other donors.
 QUERY_DONORS = {"retina": "donor3", "choroid": "donor3"}
-# Study, donors of two references, and donor of the query, for the stability over donors.
+# For the stability over donors: the study, the donors of two references, and the donor of the query.
 DONORS = {"baron": ("baron", ("human1", "human3"), "human2"), "retina": ("retina", ("donor1", "donor2"), "donor3")}
-# Cells of a label for a deletion curve, and for the mean attribution of a label.
+# Largest number of cells of a label for a deletion curve, and for a mean attribution.
 CURVE_CELLS, LABEL_CELLS = 10, 30
-# Fewest cells of a tested label.
+# Smallest number of correctly labelled cells of a tested label.
 LEAST_CELLS = 5
-# Genes of a list of markers, and the genes that are compared with it.
+# Largest number of genes in a list of markers, and number of top genes that are compared with the list.
 MARKERS, TOP = 100, 20
-# Published markers of the types of a task.
+# Files of published marker genes, by task.
 PUBLISHED = {"pbmc": "pbmc.txt", "baron": "pancreas.txt", "xin": "pancreas.txt"}
 
 
@@ -71,7 +71,7 @@ class ExplainedQuery:
         self.of_network = self.attributor.best(self.attributor.front.scaled(self.sample.logs))
 
     def cells_of(self, name: str, most: int) -> LabelCells | None:
-        """Return a random sample of cells whose label is correct; None for too few cells."""
+        """Return a sample of at most ``most`` correctly labelled cells of a label; None for fewer than 5 cells."""
         label = self.names.index(name)
         right = np.flatnonzero((self.truth == name) & (self.of_network == label))
         if len(right) < LEAST_CELLS:
@@ -152,7 +152,7 @@ def marker_figures(cells: LabelCells, genes: tuple[str, ...], markers: list[str]
 def wilcoxon_markers(query: AnnData) -> dict[str, list[str]]:
     """Return the genes with a higher expression in each true label, adjusted p < 0.05 in a Wilcoxon test.
 
-    The genes of the largest fold change come first.
+    The genes of each label are sorted by fold change, the largest first.
     """
     import scanpy
 
@@ -172,7 +172,7 @@ def wilcoxon_markers(query: AnnData) -> dict[str, list[str]]:
 
 
 def published_markers(task: str) -> dict[str, list[str]]:
-    """Return the published markers of the types of a task; empty without a marker file in the benchmark."""
+    """Return the published marker genes by cell type; empty if the benchmark has no marker file for the task."""
     if task not in PUBLISHED:
         return {}
     markers: dict[str, list[str]] = {}
@@ -203,7 +203,7 @@ def stability_records(context: StudyContext) -> Iterator[Record]:
             yield {"task": task, "differs in": "donor", **agreement(first, second)}
 
 
-# Attributions and attributions of shuffled weights by label, each by gene.
+# For each label: mean attributions by gene, of the trained network and of a network with shuffled weights.
 ByLabel = dict[str, tuple[pd.Series, pd.Series]]
 
 
@@ -220,7 +220,7 @@ def label_attributions(model: SpikGPT, query: AnnData) -> ByLabel:
 
 
 def agreement(first_run: ByLabel, second_run: ByLabel, *, shuffled: bool = False) -> Record:
-    """Return the mean rank correlation and the mean overlap of the top 20 genes, over labels and their shared genes."""
+    """Return the mean rank correlation of attributions, and the mean overlap of the top 20 genes, over labels."""
     correlations, overlaps, genes = [], [], 0
     for name in first_run.keys() & second_run.keys():
         first, second = first_run[name][0], second_run[name][1 if shuffled else 0]

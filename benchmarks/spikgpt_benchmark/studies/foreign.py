@@ -1,4 +1,4 @@
-"""Cells that a reference has no label for: other tissues and species, empty droplets and doublets."""
+"""Measure rejection of cells without a label in a reference: other tissues, species, empty droplets, doublets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spikgpt_benchmark.studies.scoring import DEFAULT, NO_REJECTION, annotate_wi
 from spikgpt_benchmark.studies.suite import Record, StudyContext, StudySuite
 from spikgpt_benchmark.studies.tasks import evaluation_tasks
 
-# Boolean column of obs: cells of the query's tissue.
+# Boolean column of obs: True for cells of the query's own tissue.
 OWN = "own"
 # Shares of foreign cells in a contaminated query, and the task whose query is contaminated.
 SHARES = (0.05, 0.2, 0.5)
@@ -62,7 +62,7 @@ def foreign_queries(context: StudyContext, query: AnnData) -> Iterator[tuple[str
 
 
 def empty_droplets(cells: AnnData, number: int, random: np.random.Generator) -> sparse.csr_matrix:
-    """Return counts of droplets that hold the ambient RNA of cells, 100 to 1000 counts each, shape (number, G)."""
+    """Return simulated empty droplets, shape (number, G), with 100 to 1000 counts each of the cells' ambient RNA."""
     counts = sparse.csr_matrix(cells.X)
     profile = np.asarray(counts.sum(axis=0)).ravel() / counts.sum()
     totals = random.integers(100, 1000, number)
@@ -77,7 +77,7 @@ def _with_own_first(values: sparse.spmatrix, genes: pd.DataFrame, n_own: int) ->
 
 
 def contamination_records(context: StudyContext) -> Iterator[Record]:
-    """Yield the figures of a query with foreign cells among its cells."""
+    """Yield the changes in a query's labels when foreign cells are added, for each kind and share of foreign cells."""
     task = next(task for task in evaluation_tasks(context.data) if task.name == HOST)
     model = train_or_load(task.reference, context.cache)
     truth = task.query.obs[LABEL].astype(str).to_numpy()

@@ -1,4 +1,4 @@
-"""Accuracy, calibration and OOD scores of trained references beside plain classifiers on the same embedding."""
+"""Compare references with plain classifiers on the same embedding: accuracy, calibration and OOD scores."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ RULES: dict[str, dict[str, Any]] = {
     "no smoothing": {"smoothing": False},
     "threshold 0.95": {"threshold": 0.95},
 }
-# Fewest cells, in reference and in query, of a type that is left out.
+# Smallest number of cells, in reference and in query, of a type that is left out.
 CELLS_TO_LEAVE_OUT = 30
-# References that the splits of the false rejection rate share.
+# Number of references in the measurement of the false rejection rate; all splits share these references.
 MODELS = 5
-# Splits for each seed.
+# Number of splits, for each seed, into cells that calibrate a cut-off and query cells.
 SPLITS = 40
 
 
@@ -92,13 +92,13 @@ def regression_labels(
 
 
 def fit_regression(vectors: Floats, reference: AnnData, weight: str | None = None) -> Pipeline:
-    """Return logistic regression on scaled vectors of a reference, shape (n, D)."""
+    """Train logistic regression on standardised vectors of a reference, shape (n, D)."""
     regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000, class_weight=weight))
     return regression.fit(vectors, reference.obs[LABEL].astype(str))
 
 
 def unseen_records(context: StudyContext) -> Iterator[Record]:
-    """Yield AUROC and shares of Unknown cells, with one type left out of the reference, by several rules."""
+    """Yield AUROC and shares of Unknown cells for each rejection rule, with one type left out of the reference."""
     for name, left_out in UNSEEN.items():
         if not context.selects(name):
             continue
@@ -132,7 +132,7 @@ def ood_score_records(context: StudyContext) -> Iterator[Record]:
 
 
 def other_scores(model: SpikGPT, reference: AnnData, query: AnnData) -> dict[str, Floats]:
-    """Return other OOD scores of each cell by itself, on the reference's embedding; higher values are more typical."""
+    """Return OOD scores by other methods, each from the vector of one cell; higher values mean more typical cells."""
     engine, aligned = aligned_cells(model, query)
     trained = engine.vectors(aligned_cells(model, reference)[1])
     output = engine.run(aligned, engine.embedding.fit_scale(aligned, "auto", engine.run).scale)
@@ -155,11 +155,12 @@ def other_scores(model: SpikGPT, reference: AnnData, query: AnnData) -> dict[str
 def false_rejection_records(context: StudyContext) -> Iterator[Record]:
     """Yield the false rejection rate at the unknown rate 5%, over splits of cells that a reference has not seen.
 
-    One half of a split calibrates the cut-offs and the other half is the query; five references share the splits.
+    In each split, half of the cells calibrate the cut-offs, and the other half is the query. Five references share the
+    splits.
     """
     cells, _ = load_pair("baron", context.data)
     labels = cells.obs[LABEL].astype(str).to_numpy()
-    # For each group of cells and split: Unknown cells, cells, and cells that calibrated the cut-off.
+    # For each group and split: numbers of Unknown cells, of all cells, and of cells that calibrated the cut-off.
     counted: dict[str, list[tuple[int, int, int]]] = {}
     random, splits = np.random.default_rng(0), SPLITS * context.seeds
     for split in range(splits):
@@ -193,14 +194,14 @@ def false_rejection_records(context: StudyContext) -> Iterator[Record]:
 
 
 def cell_scores(model: SpikGPT, query: AnnData) -> CellScores:
-    """Return the smoothed scores of the cells of a query, none of them empty."""
+    """Return the smoothed scores of the cells of a query that has no empty cells."""
     engine, aligned = aligned_cells(model, query)
     assert model.reference.familiarity is not None
     return score_all(engine, model.reference.familiarity, aligned, smoothing=True)[1]
 
 
 def donor_records(context: StudyContext) -> Iterator[Record]:
-    """Yield the share of Unknown cells of each donor of Baron et al., held out of the reference of the others."""
+    """Yield the share of Unknown cells of each donor of Baron et al., with a reference of all other donors."""
     human = read_study(context.data, "baron")
     for donor in human.obs["donor"].unique():
         held_out = (human.obs["donor"] == donor).to_numpy()

@@ -1,4 +1,4 @@
-"""Time and memory of reading and aligning cells from each layout of a file."""
+"""Measure time and memory of reading and annotating cells, for each layout of h5ad, zarr and 10x files."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from spikgpt_benchmark.process import peak_megabytes
 from spikgpt_benchmark.studies.speed import BLOCK, CELLS, in_new_process
 from spikgpt_benchmark.studies.suite import Record, StudyContext, StudySuite
 
-# Depth of a resampled cell, as a share of the real cell's.
+# Range of the total count of a resampled cell, as a share of the real cell's total.
 LEAST_DEPTH, MOST_DEPTH = 0.6, 1.4
-# Most values of a chunk, as in files of Cell Ranger.
+# Largest number of values in a chunk, as in files of Cell Ranger.
 TENX_CHUNK = 80_000
-# Shape of a chunk of a zarr array, and most chunks of a shard in each dimension.
+# By number of dimensions: shape of a chunk in a zarr array, and most chunks along each side of a shard.
 CHUNK_SHAPES, CHUNKS_OF_SHARD = {1: (1 << 16,), 2: (256, 2048)}, {1: (64,), 2: (16, 10)}
-# Most cells of a dense file; each cell takes 80 KB.
+# Largest number of cells in a dense file; each cell takes 80 KB.
 MOST_DENSE = 50_000
 
 
@@ -87,7 +87,7 @@ def _zarr(form: str, version: int, *, sharded: bool = False) -> Callable[[AnnDat
 
 
 def _tenx(cells: AnnData, path: Path) -> None:
-    """Write a file as Cell Ranger does."""
+    """Write cells as an HDF5 file in the format of Cell Ranger."""
 
     def texts(values: Any) -> npt.NDArray[np.bytes_]:
         return np.array(list(values), dtype="S")
@@ -109,7 +109,7 @@ def _in_form(matrix: Any, form: str) -> Any:
     return {"csr": matrix.tocsr, "csc": matrix.tocsc, "dense": matrix.toarray}[form]()
 
 
-# Writer of each layout, by the end of the path and a name.
+# Function that writes cells in each layout, by the ending of the file and a name.
 LAYOUTS: dict[tuple[str, str], Callable[[AnnData, Path], None]] = {
     (".h5ad", "CSR"): _h5ad("csr"),
     (".h5ad", "CSR, gzip"): _h5ad("csr", compression="gzip"),

@@ -1,7 +1,7 @@
 """Tasks whose query pools batches: donors, conditions, chemistries, platforms, studies, species, simulated shifts.
 
 Each query names the batch of each cell in ``obs["batch"]``. A simulated batch holds real cells: the counts of each gene
-are multiplied by a lognormal factor and drawn again.
+are multiplied by a lognormal factor, and drawn again from a Poisson distribution.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LARGEST_QUERY = 2000
 
 
 def pooled_tuning_tasks(data: Path) -> Iterator[StudyTask]:
-    """Yield the pooled tasks that rules are tuned on."""
+    """Yield the pooled tasks that SpikGPT's rules are tuned on."""
     yield from _blood_tasks(data)
     yield from _pancreas_tasks(data)
     yield from _lung_tasks(data)
@@ -45,7 +45,7 @@ def pooled_tuning_tasks(data: Path) -> Iterator[StudyTask]:
 
 
 def pooled_evaluation_tasks(data: Path) -> Iterator[StudyTask]:
-    """Yield the pooled tasks that rules are never tuned on."""
+    """Yield the pooled test tasks: no rule of SpikGPT is ever tuned on these tasks."""
     blood, stimulated = read_study(data, "3k"), read_study(data, "kang")
     yield pool_batches("pooled: 3k to Kang, both conditions", blood, split_by(stimulated, "condition"))
     yield pool_batches(
@@ -68,7 +68,7 @@ def pooled_evaluation_tasks(data: Path) -> Iterator[StudyTask]:
 
 
 def _blood_tasks(data: Path) -> Iterator[StudyTask]:
-    """Yield tasks of blood: simulated batches, sorted cells, 68k and tumours, stimulated cells."""
+    """Yield pooled tasks on blood: simulated batches, sorted cells, PBMC 68k and tumours, stimulated cells."""
     blood = read_study(data, "3k")
     half = np.random.default_rng(1).random(blood.n_obs) < 0.5
     reference, rest = blood[half], blood[~half]
@@ -106,7 +106,7 @@ def _blood_tasks(data: Path) -> Iterator[StudyTask]:
 
 
 def _pancreas_tasks(data: Path) -> Iterator[StudyTask]:
-    """Yield tasks of the pancreas: simulated batches, donors, mice, and mice pooled with humans."""
+    """Yield pooled tasks on the pancreas: simulated batches, donors, mice, and mice pooled with humans."""
     human = read_study(data, "baron")
     donors, mouse = split_by(human, "donor"), mouse_pancreas(data)
     first, third, mice = donors["human1"], donors["human3"], split_by(mouse, "donor")
@@ -131,7 +131,7 @@ def _pancreas_tasks(data: Path) -> Iterator[StudyTask]:
 
 
 def _lung_tasks(data: Path) -> Iterator[StudyTask]:
-    """Yield tasks of the lung: plates, chemistries, patients."""
+    """Yield pooled tasks on the lung, whose batches are plates, chemistries or patients."""
     cells = cell_line_plates(data)
     drops, first = cells.pop("dropseq"), cells.pop("celseq2")
     yield pool_batches("pooled: CEL-seq2 to three plates", first, cells)
@@ -141,7 +141,7 @@ def _lung_tasks(data: Path) -> Iterator[StudyTask]:
 
 
 def _eye_tasks(data: Path) -> Iterator[StudyTask]:
-    """Yield tasks of retina and choroid: donors, regions, a few cells of a simulated batch."""
+    """Yield pooled tasks on retina and choroid: donors, regions, and a few cells of a simulated batch."""
     retina = read_study(data, "retina")
     first = retina[retina.obs["donor"] == "donor1"]
     samples = split_by(retina, "sample")
@@ -160,9 +160,10 @@ def _eye_tasks(data: Path) -> Iterator[StudyTask]:
 def pool_batches(
     name: str, reference: AnnData, batches: dict[str, AnnData], *, largest: int | None = LARGEST_QUERY
 ) -> StudyTask:
-    """Return a task whose query holds the genes that all batches share; log values unless all batches hold counts.
+    """Return a task whose query joins all batches, on the genes that all batches have.
 
-    ``largest`` is the largest number of cells; None keeps all cells, batch after batch.
+    The query holds counts if all batches hold counts, else log values. ``largest`` is the largest number of query
+    cells. None keeps all cells, batch after batch.
     """
     kept = {key: cells[:, ~cells.var_names.duplicated()].copy() for key, cells in batches.items()}
     if not all(are_counts(cells) for cells in kept.values()):
@@ -174,26 +175,29 @@ def pool_batches(
 
 
 def split_randomly(cells: AnnData, sizes: Sequence[float], seed: int) -> list[AnnData]:
-    """Return the cells in random parts of relative sizes."""
+    """Split cells at random into parts; ``sizes`` are the relative sizes of the parts."""
     order = np.random.default_rng(seed).permutation(cells.n_obs)
     ends = np.round(np.cumsum(sizes) / np.sum(sizes) * cells.n_obs).astype(int)
     return [cells[np.sort(part)].copy() for part in np.split(order, ends[:-1])]
 
 
 def remove_types(cells: AnnData, types: Sequence[str], share: float, seed: int) -> AnnData:
-    """Return cells of another composition: only a share of the cells of some types remains."""
+    """Return the cells, with only a random ``share`` of the cells of some types."""
     kept = np.random.default_rng(seed).random(cells.n_obs) < share
     return cells[kept | ~cells.obs[LABEL].isin(types).to_numpy()].copy()
 
 
 def shift_genes(cells: AnnData, seed: int, deviation: float, *, depth: float = 1.0) -> AnnData:
-    """Return a simulated batch: lognormal gene factors of a deviation, counts drawn again."""
+    """Return a simulated batch: each gene is multiplied by a lognormal factor, and counts are drawn again.
+
+    ``deviation`` is the standard deviation of the logarithm of the factors.
+    """
     random = np.random.default_rng(seed)
     return resample_counts(cells, random.lognormal(0, deviation, cells.n_vars), random, depth=depth)
 
 
 def graded_batches(parts: Sequence[AnnData], seed: int, deviations: Sequence[float]) -> dict[str, AnnData]:
-    """Return a batch of each part, with gene factors of its deviation; a deviation of 0 changes nothing."""
+    """Turn each part into a simulated batch with its deviation of gene factors; 0 leaves the part unchanged."""
     return {
         f"factors of {deviation}": shift_genes(part, seed + number, deviation) if deviation else part
         for number, (part, deviation) in enumerate(zip(parts, deviations, strict=True))

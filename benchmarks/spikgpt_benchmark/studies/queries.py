@@ -1,4 +1,4 @@
-"""Dependence of a label on the other cells of its query: sorted cell types, and shuffled, halved and joined queries."""
+"""Measure how labels depend on the query's other cells: sorted types, and shuffled, halved and joined queries."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from spikgpt_benchmark.studies.scoring import (
 from spikgpt_benchmark.studies.suite import Record, StudyContext, StudySuite
 from spikgpt_benchmark.studies.tasks import StudyTask, evaluation_tasks
 
-# Most cells of the type in a sorted query, and fewest cells of a tested type.
+# Largest number of cells of the type in a sorted query, and smallest number of cells of a tested type.
 CELLS, FEWEST_CELLS = 100, 50
-# Share of a query that is of one type.
+# Shares of one cell type in an enriched query.
 SHARES = (1.0, 0.98, 0.95, 0.9, 0.8)
 RULES = (NO_REJECTION, UNCHECKED, DEFAULT)
-# Tasks whose queries are changed, and the figures of a change.
+# Tasks whose queries are changed, and figures that compare the labels before and after.
 STABLE = ("baron: two donors to two", "pbmc: 3k to Kang", "Kang to 3k", "xin: Baron to Xin")
 CHANGES = ("labels changed", "Unknown changed", "right", "right before")
 
 
 def population_tasks(data: Path) -> Iterator[StudyTask]:
-    """Yield references and queries: other donors, other studies."""
+    """Yield tasks whose query is from other donors or from another study than the reference."""
     human = split_by(read_study(data, "baron"), "donor")
     yield StudyTask.from_cells("pancreas: human1 to human3", human["human1"], human["human3"])
     blood = read_study(data, "3k")
@@ -48,7 +48,7 @@ def population_tasks(data: Path) -> Iterator[StudyTask]:
 
 
 def enriched(query: AnnData, cell_type: str, share: float) -> Rows:
-    """Return the rows of a query in which a type makes up a share: its cells first, then cells of other types."""
+    """Return rows of a query: cells of a type, which make up ``share`` of the rows, then cells of other types."""
     random = np.random.default_rng(0)
     own = (query.obs[LABEL] == cell_type).to_numpy()
     of_type, of_other_types = random.permutation(np.flatnonzero(own))[:CELLS], random.permutation(np.flatnonzero(~own))
@@ -74,13 +74,13 @@ def population_records(context: StudyContext) -> Iterator[Record]:
                 record: Record = {"task": task.name, "type": cell_type, "share": share or "whole query"}
                 for rule in RULES:
                     kept = float((right & ~scores.unknown[rule][positions]).mean())
-                    # The labels of the whole query without rejection are the upper bound.
+                    # Divide by the share of right labels in the whole query without rejection.
                     record |= {rule: kept, f"kept: {rule}": kept / in_whole if in_whole else None}
                 yield record | {"cells": len(chosen), "refused": scores.refused}
 
 
 def changed_queries(task: StudyTask, data: Path) -> Iterator[tuple[str, AnnData, Rows, Rows]]:
-    """Yield changed queries: name, cells, rows of the query, and rows of the same cells in the changed query."""
+    """Yield changed queries: name, cells, rows of the original query, and rows of the same cells after the change."""
     random, query = np.random.default_rng(0), task.query
     order, every = random.permutation(query.n_obs), np.arange(query.n_obs)
     parts = {"shuffled": order}
@@ -99,7 +99,7 @@ def changed_queries(task: StudyTask, data: Path) -> Iterator[tuple[str, AnnData,
 
 
 def _same_tissue(task: StudyTask, data: Path) -> dict[str, AnnData]:
-    """Return cells of the same tissue from another study; none for Xin's, which are logarithms of another base."""
+    """Return cells of the same tissue from another study, by name; empty for Xin et al., with logs of another base."""
     if "xin" in task.name:
         return {}
     if "3k" in task.name:
@@ -121,7 +121,7 @@ def robustness_records(context: StudyContext) -> Iterator[Record]:
 
 
 def compare(before: QueryScores, after: QueryScores, rows: Rows, positions: Rows, truth: Strings) -> Record:
-    """Compare the labels of the same cells: ``rows`` of a query and ``positions`` of the changed query."""
+    """Compare the labels of the same cells: ``rows`` of the original and ``positions`` of the changed query."""
     unknown, was_unknown = after.unknown[DEFAULT][positions], before.unknown[DEFAULT][rows]
     best, was, own = after.best[positions], before.best[rows], truth[rows]
     values = best != was, unknown != was_unknown, (best == own) & ~unknown, (was == own) & ~was_unknown

@@ -1,4 +1,4 @@
-"""Trained references, their labels of a query under several rejection rules, and the figures of these labels."""
+"""Train references, label queries under several rejection rules, and compute the figures of the labels."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ RULES: dict[str, dict[str, Any]] = {
     "threshold 0.95": {"threshold": 0.95},
     "reference cut-off": {"reference_cutoff": True},
 }
-# The default rule without the compatibility check, which may make all cells Unknown.
+# The default rule without the compatibility check. The check may make all cells Unknown.
 UNCHECKED = "default, unchecked"
-# Parts of the package that a trained reference depends on.
+# Modules of spikgpt whose code affects a trained reference.
 TRAINED_BY = ("cells", "embedding", "engines", "scoring", "training", "pipeline.py")
 
 
 def annotate_with(model: SpikGPT, cells: AnnData, options: dict[str, Any]) -> Annotation:
-    """Annotate cells by the named options, and leave the AnnData unchanged."""
+    """Annotate cells with these options, and leave the AnnData unchanged."""
     return annotate(model.reference, model.engine, cells, options_of(AnnotateOptions, options))
 
 
 def aligned_cells(model: SpikGPT, cells: AnnData) -> tuple[TorchEngine, AlignedCells]:
-    """Return the engine that trained a reference, and the cells as the engine's embedding reads them."""
+    """Return the torch engine of a reference, and the cells aligned to the genes of the engine's embedding."""
     assert isinstance(model.engine, TorchEngine)
     return model.engine, joined(list(model.engine.embedding.read(cells, layer=None, scaling="auto").chunks))
 
@@ -148,10 +148,10 @@ def open_set_accuracy(right: Bools, known: Bools, unknown: Bools) -> float:
 
 
 def best_open_set_accuracy(ood_score: Floats, right: Bools, known: Bools) -> float:
-    """Return the open-set accuracy at the one cut-off on the OOD score that suits the true labels best."""
+    """Return the highest open-set accuracy that one cut-off on the OOD score can reach, given the true labels."""
     order = np.argsort(-ood_score, kind="stable")
     gains = np.where(known, -(right.astype(int)), 1)[order]
-    # Cells of equal scores fall on the same side.
+    # A cut-off cannot separate cells of equal scores.
     distinct = np.concatenate([[True], ood_score[order][1:] < ood_score[order][:-1], [True]])
     reached = (right & known).sum() + np.concatenate([[0], np.cumsum(gains)])
     return float(reached[distinct].max() / len(known))
@@ -165,7 +165,7 @@ def known_agreement(scores: QueryScores, truth: Strings) -> dict[str, float]:
 
 
 def figures(scores: QueryScores, truth: Strings) -> Record:
-    """Return the figures of labels, given the true labels; None where there are no such cells."""
+    """Return the figures of a query's labels, given the true labels; None for figures without any cells."""
     known, right = np.isin(truth, scores.names), scores.best == truth
     both = {"": scores.unknown[DEFAULT], ": unchecked": scores.unknown[UNCHECKED]}
     confidence = scores.confidence[known]

@@ -1,4 +1,4 @@
-"""Simulated batch effects and treatments: changed counts of real cells."""
+"""Simulate batch effects and treatments by changes to the counts of real cells."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _induced(cells: AnnData, seed: int) -> AnnData:
 def _culture(cells: AnnData, seed: int, strengths: tuple[float, ...] = (1.0, 1.0, 1.0)) -> AnnData:
     """Simulate culture: many genes change equally in all types, and further genes in each of three lineages.
 
-    ``strengths`` are the strengths of the responses of the lineages, in random order.
+    ``strengths`` has the strength of the response of each lineage, in random order.
     """
     random = np.random.default_rng(seed)
     counts = sparse.csr_matrix(cells.X).astype(np.float64)
@@ -76,7 +76,7 @@ def _culture(cells: AnnData, seed: int, strengths: tuple[float, ...] = (1.0, 1.0
     lineage = _lineages(cells, len(strengths))
     strengths = (1.0, *random.permutation(strengths))
     logs, added = np.zeros((4, cells.n_vars)), np.zeros((4, cells.n_vars))
-    for response, strength in enumerate(strengths):  # of all types, and of each lineage
+    for response, strength in enumerate(strengths):  # first that of all types, then that of each lineage
         changed = random.choice(np.flatnonzero(seen > 0.02), 400, replace=False)
         logs[response, changed] = random.normal(0, strength, 400)
         switched_on = random.choice(np.flatnonzero((seen > 0) & (seen < 0.02)), 100, replace=False)
@@ -109,7 +109,7 @@ def _another_lab(cells: AnnData, seed: int) -> AnnData:
 
 
 def _same(cells: AnnData, seed: int) -> AnnData:
-    """Return a copy of the cells, as from the same study."""
+    """Return a copy of the cells without any shift, as from the same study."""
     return cells.copy()
 
 
@@ -145,7 +145,10 @@ def resample_counts(
     depth: float = 1.0,
     ambient: float = 0.0,
 ) -> AnnData:
-    """Draw counts again after each gene has changed by a factor, shape (n, G) or (G,)."""
+    """Multiply counts by ``factors``, shape (n, G) or (G,), keep each cell's total, and draw Poisson counts.
+
+    The totals are multiplied by ``depth``. ``ambient`` is the share of ambient RNA in each cell.
+    """
     counts = sparse.csr_matrix(cells.X).toarray().astype(np.float64)
     totals = counts.sum(axis=1, keepdims=True)
     changed = counts * factors

@@ -1,4 +1,4 @@
-"""Time and memory of annotation by each engine, of reports, of training and of builds, on simulated cells."""
+"""Measure time and memory of annotation by each engine, of reports, of training and of builds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from spikgpt_benchmark.studies.suite import Record, StudyContext, StudySuite
 
 ROOT = Path(__file__).resolve().parents[3]
 CELLS = ROOT / "tests" / "data" / "pancreas_baron_human2_human4.h5ad"
-# Cells that are written at a time, and cells of a batch of the graph.
+# Cells that are written to a file at a time, and cells in a batch of the ONNX graph.
 BLOCK, BATCH = 10_000, 512
 LITERAL = "torch, literal: m copies over T steps; the classifier only, on 32 cells"
 KEYWORDS: dict[str, dict[str, Any]] = {
@@ -39,9 +39,9 @@ KEYWORDS: dict[str, dict[str, Any]] = {
     "ONNX Runtime, fp32": {"engine": "onnx", "provider": "cpu"},
     "ONNX Runtime, int8": {"engine": "onnx", "provider": "cpu", "precision": "int8"},
 }
-# Simulated cells: genes, cells of each label, cells of each cluster.
+# Simulated cells: numbers of genes, of cells of each label, and of cells of each cluster.
 GENES, CELLS_PER_LABEL, CELLS_PER_CLUSTER = 1500, 12, 10
-# Genes of the simulated lung atlas, and the share of its cells that a reference is trained on.
+# Number of genes of the simulated lung atlas, and the share of its cells that a reference is trained on.
 LUNG_GENES, LUNG_SHARE = 20_000, 0.8
 
 
@@ -52,7 +52,7 @@ def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def fastest(run: Callable[[], object], rounds: int) -> float:
-    """Return the seconds of the fastest round."""
+    """Return the seconds of the fastest of ``rounds`` calls."""
     seconds = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -62,7 +62,7 @@ def fastest(run: Callable[[], object], rounds: int) -> float:
 
 
 def write_repeated_cells(path: Path, n_cells: int) -> None:
-    """Write the demo cells, all their genes, repeated to a number of cells."""
+    """Write the demo cells with all genes, repeated until the file has ``n_cells`` cells."""
     demo = read_cells(CELLS)
     rows = np.resize(np.arange(demo.n_obs), min(n_cells, BLOCK))
     block = AnnData(sparse.csr_matrix(demo.X)[rows], var=demo.var[[]])
@@ -76,12 +76,12 @@ def write_repeated_cells(path: Path, n_cells: int) -> None:
 
 
 def demo_cells(embedding: Embedding) -> AlignedCells:
-    """Return the demo cells as an embedding reads them."""
+    """Return the demo cells, aligned to the genes of an embedding."""
     return joined(list(embedding.read(read_cells(CELLS), layer=None, scaling="auto").chunks))
 
 
 def annotate_file(way: str, path: Path) -> Record:
-    """Annotate a file in one way; return cells, seconds, memory in MB before and at the peak, and label counts."""
+    """Annotate a file in one way of ``KEYWORDS``; return cells, seconds, memory before and at the peak, and labels."""
     model = SpikGPT.from_pretrained("pancreas", **KEYWORDS[way])
     before = peak_megabytes()
     if way == LITERAL:
@@ -96,7 +96,7 @@ def annotate_file(way: str, path: Path) -> Record:
 
 
 def _literal(engine: Any) -> tuple[int, float]:
-    """Return the number of cells and the seconds of the network with its m copies."""
+    """Run the network with its m copies on 32 demo cells; return the number of cells and the seconds."""
     import torch
 
     vectors = torch.as_tensor(engine.vectors(demo_cells(engine.embedding).part(slice(32))), dtype=torch.float32)
@@ -121,7 +121,7 @@ def speed_records(context: StudyContext) -> Iterator[Record]:
 
 
 def graph_records(context: StudyContext) -> Iterator[Record]:
-    """Yield the cells per second of the graph, and of its matrix products by themselves, by the number of threads."""
+    """Yield cells per second of the graph, and of its matrix products alone, for each number of threads."""
     import onnx
 
     from spikgpt.engines.batches import worker_count
@@ -166,7 +166,7 @@ def _products_only(graph: Any) -> Any:
     for node in graph.graph.node:
         if node.op_type not in ("Gemm", "MatMul"):
             continue
-        # Weights come first where results are transposed.
+        # In layers with transposed results, the weights are the first input.
         weight = weights[node.input[0]].T if node.input[0] in weights else weights[node.input[1]]
         number, (rows, columns) = len(nodes), weight.shape
         inputs[f"x{rows}"] = helper.make_tensor_value_info(f"x{rows}", TensorProto.FLOAT, ["cells", rows])
@@ -191,7 +191,7 @@ def simulated_cells(n_labels: int, n_cells: int, seed: int = 0) -> AnnData:
 
 
 class StepTimer:
-    """Records of the CPU seconds of each step, and the peak memory of the process so far."""
+    """Timer that records the CPU seconds of each step, and the peak memory of the process so far."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
@@ -205,7 +205,7 @@ class StepTimer:
 
 
 def many_labels(n_labels: int) -> list[Record]:
-    """Train, annotate and evaluate with many labels."""
+    """Train, annotate and evaluate with many labels; return a record for each step."""
     from spikgpt.training.train import train
 
     cells, query = simulated_cells(n_labels, n_labels * CELLS_PER_LABEL), simulated_cells(n_labels, 4000, seed=5)
@@ -220,7 +220,7 @@ def many_labels(n_labels: int) -> list[Record]:
 
 
 def many_clusters(n_clusters: int) -> list[Record]:
-    """Annotate cells of many clusters, and report on the clusters."""
+    """Report on many clusters of annotated cells; return a record for each step."""
     from spikgpt.report.clusters import summarise
 
     model, few = SpikGPT.from_pretrained("pancreas"), simulated_cells(20, 1000, seed=5)

@@ -17,9 +17,9 @@ from spikgpt.cells.output import write_csv
 from spikgpt.errors import ConfigError, listed
 from spikgpt.files import replacing
 
-# One line of a table: columns that identify the line, and figures.
+# A record is one line of a table: columns that identify the line, and figures.
 Record = dict[str, Any]
-# Figures whose largest value is the worst; the smallest value of all other figures is the worst.
+# First words of figures for which larger values are worse. For all other figures, smaller values are worse.
 LARGER_IS_WORSE = ("known Unknown", "labels changed", "Unknown changed", "calibration error", "refused", "seconds")
 # Width of a printed table without a terminal, in characters.
 WIDTH = 240
@@ -38,9 +38,9 @@ class StudyContext:
     genes
         Sizes of gene panels; None stands for all genes of the query.
     complete
-        Leave no cell type out of the reference.
+        Measure only with all cell types in the reference.
     shared_genes
-        Train on the genes that reference and query share too.
+        Also train references on only the genes that reference and query share.
     sizes
         Numbers of cells, labels or clusters that speed is measured with; empty for the sizes of the suite.
     """
@@ -61,9 +61,9 @@ class StudyContext:
 
 @dataclass(frozen=True)
 class StudySuite:
-    """A suite: title, records, columns that identify a record, and columns that the summary groups by.
+    """A suite: title, function that yields records, columns that identify a record, columns that the summary groups by.
 
-    Only ``notable`` records are printed; all records are written.
+    Only records for which ``notable`` returns True are printed. All records are written to the files.
     """
 
     title: str
@@ -98,7 +98,7 @@ def run_suite(name: str, suite: StudySuite, context: StudyContext, out: Path) ->
 def summarise(records: Sequence[Record], suite: StudySuite) -> list[Record]:
     """Return the mean, standard deviation and worst value of each figure in each group of records.
 
-    With tasks inside a group, the mean of the tasks' means is a line too.
+    If a group has several tasks, a further line has the mean over the means of the tasks.
     """
     if not suite.groups:
         return []
@@ -126,7 +126,7 @@ def summarise(records: Sequence[Record], suite: StudySuite) -> list[Record]:
 
 
 def print_table(records: Sequence[Record], title: str) -> None:
-    """Print records on standard output, with a column for each name."""
+    """Print records as a table on standard output, with a column for each key."""
     columns = list(dict.fromkeys(name for record in records for name in record))
     table = Table(*columns, title=title)
     for record in records:
@@ -135,7 +135,7 @@ def print_table(records: Sequence[Record], title: str) -> None:
 
 
 def _cell(value: Any) -> str:
-    """Return a value as a table shows the value."""
+    """Return the text of a value in a printed table."""
     if value is None:
         return "-"
     if isinstance(value, float):

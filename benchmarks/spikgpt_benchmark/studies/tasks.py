@@ -1,4 +1,4 @@
-"""Pairs of a reference and a query of the same tissue, for tuning or for testing rules."""
+"""Pairs of a reference and a query of the same tissue, for tuning or testing rejection rules."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from spikgpt_benchmark.studies.datasets import (
 )
 from spikgpt_benchmark.studies.shifts import SHIFTS
 
-# Fewest query cells of a type that is left out of the reference.
+# Smallest number of query cells of a type that is left out of the reference.
 CELLS_TO_LEAVE_OUT = 20
-# Genes that panels are drawn from.
+# Number of most variable genes that gene panels are drawn from.
 VARIABLE_GENES = 2000
 
 
 @dataclass(frozen=True)
 class StudyTask:
-    """A reference and a query of the same tissue; the query has types of the reference only."""
+    """A reference and a query of the same tissue; the query has only types that the reference has."""
 
     name: str
     reference: AnnData
@@ -56,10 +56,10 @@ class StudyTask:
 
 
 def gene_panel(query: AnnData, n_genes: int, seed: int = 0) -> AnnData:
-    """Return a query with some of its 2000 most variable genes, drawn at random."""
+    """Return a query with ``n_genes`` of its 2000 most variable genes, drawn at random."""
     values = sparse.csr_matrix(query.X, dtype=np.float64)
     if are_counts(query):
-        # Float64 throughout: genes of nearly equal variance would swap in float32.
+        # Float64 throughout: rounding to float32 would change the order of genes of nearly equal variance.
         totals = np.maximum(np.asarray(values.sum(axis=1)).ravel(), 1)
         values = sparse.csr_matrix(sparse.diags(1e4 / totals) @ values).log1p()
     mean = np.asarray(values.mean(axis=0)).ravel()
@@ -76,7 +76,7 @@ def are_counts(cells: AnnData) -> bool:
 
 
 def evaluation_tasks(data: Path) -> Iterator[StudyTask]:
-    """Yield the tasks that rules are never tuned on."""
+    """Yield the test tasks: no rule of SpikGPT is ever tuned on these tasks."""
     blood, stimulated = read_study(data, "3k"), read_study(data, "kang")
     human, xin, cells = (read_study(data, name) for name in ("baron", "xin", "cell lines"))
     donors = human.obs["donor"].isin(["human1", "human3"]).to_numpy()
@@ -92,7 +92,7 @@ def evaluation_tasks(data: Path) -> Iterator[StudyTask]:
 
 
 def tuning_tasks(data: Path) -> Iterator[StudyTask]:
-    """Yield the tasks that rules are tuned on: other donors, mice, species and batches, and simulated shifts."""
+    """Yield the tasks that SpikGPT's rules are tuned on: other donors, mice, species, batches, simulated shifts."""
     human, mouse, blood = read_study(data, "baron"), mouse_pancreas(data), read_study(data, "3k")
     donors, mice = split_by(human, "donor"), split_by(mouse, "donor")
     first, third = donors["human1"], donors["human3"]

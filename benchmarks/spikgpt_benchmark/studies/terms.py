@@ -1,4 +1,4 @@
-"""Cell Ontology terms of cells by the chosen certainty: accuracy and specificity of the terms."""
+"""Measure accuracy and specificity of the Cell Ontology terms that cells get at each certainty."""
 
 from __future__ import annotations
 
@@ -86,6 +86,8 @@ def depth_of(term: str) -> int:
 def term_figures(terms: Strings, truth: Strings, rejected: int) -> Record:
     """Return the shares of cells whose term is exact, right, wrong or Unknown, from terms and true terms, shape (n,).
 
+    A term is exact if it is the true term, and right if it is the true term or lies above it in the Cell Ontology.
+
     Parameters
     ----------
     rejected
@@ -123,7 +125,7 @@ def records_of(name: str, model: SpikGPT, terms_by_label: dict[str, str], query:
 
 
 def _suite(title: str, tasks: Callable[[Path], Iterator[tuple[str, AnnData, AnnData]]]) -> StudySuite:
-    """Return the suite of some tasks."""
+    """Return a suite that measures the terms of the cells in each task."""
 
     def records(context: StudyContext) -> Iterator[Record]:
         for name, reference, query in tasks(context.data):

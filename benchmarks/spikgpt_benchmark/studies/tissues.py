@@ -1,7 +1,8 @@
-"""Compatibility of every reference with every query: the right tissue should be accepted, other tissues refused.
+"""Check every reference against every query: the right tissue should be accepted, other tissues refused.
 
-Queries are whole, single types of 150 cells, two types of 100 cells each, and 50 cells. A tissue that shares types with
-the tissue of the reference is neither right nor wrong. A query with too few genes of the reference counts as refused.
+Each query is tested whole, as one type of 150 cells, as two types of 100 cells each, and as 50 cells. A tissue that
+shares types with the tissue of the reference is neither right nor wrong. A query with too few genes of the reference
+counts as refused.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from spikgpt_benchmark.studies.datasets import (
 from spikgpt_benchmark.studies.scoring import DEFAULT, score_query, train_or_load
 from spikgpt_benchmark.studies.suite import Record, StudyContext, StudySuite
 
-# Most cells of a reference, of a whole query, of one type, of each of two types, and of a small query.
+# Largest numbers of cells: of a reference, a whole query, one type, each of two types, and a small query.
 LARGEST_REFERENCE, LARGEST_QUERY, OF_ONE, OF_TWO, FEW = 4000, 500, 150, 100, 50
-# Fewest cells of a type; single types and pairs of types of each query.
+# Smallest number of cells of a tested type; numbers of single types and of pairs of types from each query.
 FEWEST_CELLS, TYPES, PAIRS = 50, 3, 2
 # Tissues that share types: the immune tissues, and tissues that hold immune cells.
 IMMUNE, WITH_IMMUNE = ("blood", "tumour", "lavage"), ("retina", "choroid", "heart", "brain", "fetal brain")
@@ -40,10 +41,10 @@ RELATED = (
     {"heart", "choroid"},
     {"tumour", "cell lines"},
 )
-# Types that many tissues have.
+# Names of cell types that many tissues have.
 UBIQUITOUS = re.compile("T/NK|T cell|endothel|fibrobl|macroph|myeloid|mono|B cell|^B$|NK|stellate|Schwann|mast", re.I)
 RIGHT, WRONG = "right tissue", "wrong tissue"
-# Cells of one name with their tissue.
+# Tissue and cells of each reference or query, by name.
 Tissues = dict[str, tuple[str, AnnData]]
 
 
@@ -81,7 +82,7 @@ def references_and_queries(data: Path) -> tuple[Tissues, Tissues]:
 
 
 def query_parts(query: AnnData) -> Iterator[tuple[str, str, Rows]]:
-    """Yield the query and parts of the query: their scope, their types and their rows."""
+    """Yield scope, cell types and rows of the whole query, of single types, of two types, and of 50 cells."""
     yield "whole", "", np.arange(query.n_obs)
     random, labels = np.random.default_rng(0), query.obs[LABEL].astype(str).to_numpy()
     names, counts = np.unique(labels, return_counts=True)
@@ -96,7 +97,7 @@ def query_parts(query: AnnData) -> Iterator[tuple[str, str, Rows]]:
 
 
 def kind_of_pair(tissue: str, other: str, types: str) -> str:
-    """Return how the tissues of a reference and of a query compare, for a query of some types."""
+    """Return how a query's tissue fits a reference: right, related or wrong; ``types`` are the query's cell types."""
     if tissue == other:
         return RIGHT
     shared = any(UBIQUITOUS.search(name) for name in types.split(" and "))
@@ -104,7 +105,7 @@ def kind_of_pair(tissue: str, other: str, types: str) -> str:
 
 
 def tissue_records(context: StudyContext) -> Iterator[Record]:
-    """Yield the compatibility of each reference with each part of each query."""
+    """Yield the compatibility of each reference with each other query: all its cells, one or two types, 50 cells."""
     references, queries = references_and_queries(context.data)
     for name, (tissue, cells) in references.items():
         if not context.selects(name):

@@ -1,4 +1,4 @@
-"""Label transfer between studies: all types known or one missing, all genes or a panel."""
+"""Measure label transfer between studies: all types known or one missing, all genes or a panel."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def transfer_records(tasks: Callable[[Path], Iterator[StudyTask]], context: Stud
 
 
 def _trained_on_shared_genes(reference: AnnData, query: AnnData, cache: Path) -> Record:
-    """Return the figures of a reference that is trained on the genes of the query, if it can be trained on them."""
+    """Return the figures of a reference trained on the query's genes; empty if all genes are shared or too few are."""
     shared = reference.var_names.isin(query.var_names)
     if shared.all():
         return {}
@@ -59,7 +59,7 @@ def _trained_on_shared_genes(reference: AnnData, query: AnnData, cache: Path) ->
 
 
 def _suite(title: str, tasks: Callable[[Path], Iterator[StudyTask]]) -> StudySuite:
-    """Return the suite of some tasks."""
+    """Return a suite that measures label transfer on these tasks."""
     keys = ("task", "left out", "genes", "missing", "cells", "genes found", "compatibility")
     return StudySuite(title, lambda context: transfer_records(tasks, context), keys, ("genes", "missing"))
 

@@ -1,4 +1,4 @@
-"""Classifiers on the vectors of an embedding."""
+"""Plain classifiers on the embedding vectors of cells."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from spikgpt.types import Floats, Strings
 from spikgpt_benchmark.methods.preprocess import nearest_votes, softmax
 
-# From vectors of cells, (n, D), to the probability of each label, (n, L), labels in alphabetical order.
+# A function from vectors, shape (n, D), to label probabilities, shape (n, L), labels in alphabetical order.
 Classifier = Callable[[Floats], Floats]
 
-# Neighbours of scGPT's published mapping onto a reference.
+# Number of nearest neighbours, as in scGPT's published mapping of cells onto a reference.
 NEIGHBOURS = 10
-# Layers of scGPT's published head, and its training on fixed vectors.
+# Number of layers of scGPT's published head; epochs, batch size and learning rate of its training on fixed vectors.
 LAYERS, EPOCHS, BATCH, RATE = 3, 20, 32, 1e-3
 
 
@@ -30,7 +30,7 @@ def logistic_regression(vectors: Floats, labels: Strings, seed: int) -> Classifi
 
 
 def nearest_neighbours(vectors: Floats, labels: Strings, seed: int) -> Classifier:
-    """Return the votes of the nearest cells as a classifier."""
+    """Return a classifier that gives each label its share among the nearest training cells."""
     return lambda query: nearest_votes(vectors, labels, query, NEIGHBOURS)[0]
 
 

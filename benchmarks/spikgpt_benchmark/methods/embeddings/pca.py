@@ -1,6 +1,6 @@
-"""Embedding of SpikGPT with a plain classifier, ``options["classifier"]``, instead of its network.
+"""Label cells by a plain classifier, ``options["classifier"]``, on the principal components of SpikGPT.
 
-The query is scaled as SpikGPT scales it, by the confidence of the plain classifier.
+The query is scaled as in SpikGPT. The confidence of the plain classifier selects the scaling.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def fit(reference: AnnData, settings: MethodSettings) -> Predict:
     def run(cells: AlignedCells, scale: Scale | None) -> NetworkOutput:
         vectors = projection.vectors(cells, scale)
         probabilities = classify(vectors)
-        # Log probabilities replace the energies that a scaling is chosen by.
+        # SpikGPT selects the scaling by energies. A plain classifier has none, so log probabilities replace them.
         return NetworkOutput.from_arrays(vectors, probabilities, np.log(probabilities.max(axis=1)))
 
     def predict(query: AnnData) -> MethodResult:
@@ -47,5 +47,5 @@ def fit(reference: AnnData, settings: MethodSettings) -> Predict:
 
 
 def _read(projection: PCAProjection, cells: AnnData) -> AlignedCells:
-    """Return cells as the projection reads them."""
+    """Return cells aligned to the genes of the projection."""
     return joined(list(projection.read(cells).chunks))

@@ -1,4 +1,4 @@
-"""Embedding of a pretrained scGPT, the checkpoint ``options["scgpt"]``, with ``options["classifier"]``."""
+"""Label cells by ``options["classifier"]`` on the embedding of a pretrained scGPT, ``options["scgpt"]``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fit(reference: AnnData, settings: MethodSettings) -> Predict:
     source = open_scgpt(settings.options["scgpt"])
 
     def embed(cells: AnnData) -> Floats:
-        # Without a cache, so that each run takes its full time.
+        # Embeddings are not cached, so that each run is timed in full.
         return embed_query(source, cells, RunSettings())[0]
 
     labels = labels_of(reference, settings.label_key)

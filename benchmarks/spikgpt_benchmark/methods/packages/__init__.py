@@ -1,1 +1,1 @@
-"""Other methods by their own Python packages."""
+"""Other methods, run by their own Python packages."""

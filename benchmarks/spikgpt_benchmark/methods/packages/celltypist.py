@@ -1,4 +1,4 @@
-"""CellTypist, trained with its defaults; cells are rejected as by its mode ``prob match``."""
+"""CellTypist, trained with its defaults; cells are rejected as in its mode ``prob match``."""
 
 from __future__ import annotations
 

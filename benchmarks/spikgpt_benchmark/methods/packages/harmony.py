@@ -1,4 +1,4 @@
-"""Harmony by its Python package: reference and query are aligned together, and the nearest cells vote.
+"""Harmony by its Python package: reference and query are aligned, and the nearest reference cells vote.
 
 Harmony has no model of the reference, so all of its time counts as prediction.
 """

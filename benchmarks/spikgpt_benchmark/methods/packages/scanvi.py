@@ -1,4 +1,4 @@
-"""scANVI by scvi-tools: scVI first, then scANVI on its network, then the query in more epochs."""
+"""scANVI by scvi-tools: train scVI on the reference, scANVI from the network of scVI, then map the query."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from spikgpt_benchmark.methods.result import MethodResult, MethodSettings, Predi
 
 IMPORTS, VERSIONS = ("scanpy", "scvi", "torch"), ("scvi-tools", "torch")
 N_GENES = 2000
-# Epochs of scVI, of scANVI, and of the query.
+# Epochs of the training of scVI, of scANVI, and of the mapping of the query.
 EPOCHS = 100, 20, 100
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "logger": False}
 UNLABELLED, LABEL, BATCH = "unlabelled", "label", "batch"
@@ -62,7 +62,7 @@ def fit(reference: AnnData, settings: MethodSettings) -> Predict:
 
 
 def _with_batches(cells: AnnData, counts: Any, side: str, settings: MethodSettings) -> AnnData:
-    """Return counts with the batch of each cell."""
+    """Return cells with ``counts`` in ``X``, and the batch of each cell; ``side`` is reference or query."""
     prepared = with_values(cells, counts)
     batches = pd.Categorical(batch_names(cells, side, settings))
     prepared.obs = pd.DataFrame({BATCH: batches}, index=cells.obs_names)
@@ -70,7 +70,7 @@ def _with_batches(cells: AnnData, counts: Any, side: str, settings: MethodSettin
 
 
 def _train(scvi: Any, cells: AnnData) -> Any:
-    """Return scANVI trained on a reference, with the settings of its guide to mapping."""
+    """Return scANVI trained on a reference, with the settings of scvi-tools' guide to mapping queries."""
     scvi.model.SCVI.setup_anndata(cells, batch_key=BATCH, labels_key=LABEL)
     base = scvi.model.SCVI(
         cells, use_layer_norm="both", use_batch_norm="none", encode_covariates=True, dropout_rate=0.2, n_layers=2

@@ -1,4 +1,4 @@
-"""SingleCellNet by its Python package; cells of its class of shuffled cells, ``rand``, are rejected."""
+"""SingleCellNet by its Python package; cells labelled ``rand``, its class of shuffled cells, are rejected."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fit(reference: AnnData, settings: MethodSettings) -> Predict:
     known = with_log_values(reference)
     known.obs[LABEL] = pd.Categorical(labels_of(reference, settings.label_key))
     scanpy.pp.highly_variable_genes(known, n_top_genes=min(N_GENES, known.n_vars))
-    # The package writes a pair of genes as one name and splits the name at the underscore.
+    # The package joins two gene names by an underscore and splits there again, so no name may have an underscore.
     known.var_names = [f"gene{number}" for number in range(known.n_vars)]
     np.random.seed(settings.seed)  # noqa: NPY002 - the package draws from this generator
     trained = pySingleCellNet.tl.train_classifier(known, groupby=LABEL)

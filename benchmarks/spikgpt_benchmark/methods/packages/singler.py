@@ -11,9 +11,9 @@ from spikgpt_benchmark.methods.preprocess import labels_of, to_linear, to_log_no
 from spikgpt_benchmark.methods.result import MethodResult, MethodSettings, Predict
 
 IMPORTS, VERSIONS = ("singler",), ("singler",)
-# Cells this many median absolute deviations below the median of their label are pruned.
+# A cell is pruned if its excess is this many median absolute deviations below the median of its label.
 MOST_DEVIATIONS = 3.0
-# Ratio of standard deviation and median absolute deviation of normal numbers.
+# Standard deviation of a normal distribution, divided by its median absolute deviation.
 NORMAL = 1.4826
 
 
@@ -31,7 +31,7 @@ def fit(reference: AnnData, settings: MethodSettings) -> Predict:
     )
 
     def predict(query: AnnData) -> MethodResult:
-        # SingleR reads only ranks within a cell of the query.
+        # SingleR uses only the ranks of the genes in each query cell, so no logarithm is needed.
         values = to_linear(query, settings).T.tocsc()
         result = singler.classify_single(values, trained, num_threads=settings.threads)
         scores = result.column("scores")
@@ -47,8 +47,8 @@ def fit(reference: AnnData, settings: MethodSettings) -> Predict:
 def prune(scores: npt.NDArray[np.float64], labels: Strings, classes: Strings) -> Bools:
     """Return the cells that keep their label, shape (n,), by the default pruning of the package in R.
 
-    The excess of a cell is the score of its label minus the median of its scores. This excess is compared with that of
-    the other cells of the label.
+    The excess of a cell is the score of its label minus the median of its scores. The excess is compared with the
+    excesses of all cells of the same label.
 
     Parameters
     ----------

@@ -15,9 +15,9 @@ from spikgpt_benchmark.methods.result import MethodResult, MethodSettings, Predi
 from spikgpt_benchmark.methods.variable_gene_pca import VariableGenePCA
 
 IMPORTS, VERSIONS = ("symphonypy", "scanpy"), ("symphonypy", "harmonypy", "scanpy")
-# The default of the package, which is the default of scikit-learn.
+# Number of nearest neighbours: the default of the package, which is the default of scikit-learn.
 NEIGHBOURS = 5
-# Keys of the package for components, aligned components, batches and distances.
+# Keys in obsm and obs of the package: principal components, aligned components, batches and distances.
 COMPONENTS, ALIGNED, BATCH, DISTANCE = "X_pca", "X_pca_harmony", "batch", "distance"
 
 
@@ -38,7 +38,8 @@ def compress(reference: AnnData, settings: MethodSettings) -> AnnData:
     """Return a reference in the form that the package maps a query onto, aligned by Harmony.
 
     Cells without batches become one batch, which Harmony leaves unchanged. Without a batch, version 0.2.4 of the
-    package misplaces a query: it corrects the query by cluster centres, instead of the sums of the cells of a cluster.
+    package misplaces a query. The package then corrects the query by cluster centres, instead of by the sums of the
+    cells of each cluster.
     """
     import symphonypy
 
@@ -60,7 +61,7 @@ def compress(reference: AnnData, settings: MethodSettings) -> AnnData:
 
 
 def map_query(known: AnnData, query: AnnData, settings: MethodSettings) -> tuple[Floats, Floats]:
-    """Return a query's cells in the space of a reference, shape (n, D), and their distance from it, shape (n,)."""
+    """Map a query onto a reference; return coordinates, shape (n, D), and distances from the reference, shape (n,)."""
     import symphonypy
 
     cells = with_log_values(query, settings)
@@ -71,13 +72,13 @@ def map_query(known: AnnData, query: AnnData, settings: MethodSettings) -> tuple
         symphonypy.tl.map_embedding(cells, known, key=BATCH)
         symphonypy.tl.per_cell_confidence(cells, known, obs=DISTANCE)
     distance = cells.obs[DISTANCE].to_numpy(dtype=np.float64)
-    # Some distances are NaN where cells lie in fewer dimensions than there are components.
+    # A distance is NaN if cells span fewer dimensions than there are components; use the largest other distance.
     finite = np.isfinite(distance)
     distance = np.where(finite, distance, distance[finite].max(initial=0.0))
     return np.asarray(cells.obsm[ALIGNED]), distance
 
 
 def _add_batches(cells: AnnData, settings: MethodSettings) -> None:
-    """Add the batches and the key of log values that the package expects."""
+    """Add the batch of each cell to obs, and the entry ``log1p`` that the package expects to uns."""
     cells.uns["log1p"] = {}
     cells.obs[BATCH] = "one" if settings.batch_key is None else labels_of(cells, settings.batch_key)

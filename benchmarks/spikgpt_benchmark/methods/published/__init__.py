@@ -1,1 +1,1 @@
-"""Published methods without a Python package, written from their publications."""
+"""Published methods that have no Python package, implemented here from their publications."""

@@ -1,7 +1,7 @@
 """SciBet: genes whose means differ between types, and a multinomial model of each type.
 
 Written from Li et al., Nature Communications 2020, doi:10.1038/s41467-020-15523-2. The published test for cells of
-other types needs a null data set of its package. The test is left out, so every cell has a label.
+other types needs a null data set that is part of SciBet's package. The test is left out, so every cell has a label.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def fit(reference: AnnData, settings: MethodSettings) -> Predict:
         values = _log2(counts_per_million(to_linear(query, settings))[:, genes])
         scores = values @ logs.T  # (n, L)
         top = np.sort(scores, axis=1)
-        # The lead of the best type per unit of expression, as nearly all probabilities are 0 or 1.
+        # Confidence: score of the best type minus that of the second best, per unit of expression. Probabilities do
+        # not serve, as nearly all are 0 or 1.
         margin = (top[:, -1] - top[:, -2]) / np.maximum(np.asarray(values.sum(axis=1)).ravel(), 1.0)
         return replace(result_from_probabilities(softmax(scores), names), confidence=margin)
 
@@ -49,7 +50,8 @@ def counts_per_million(linear: sparse.csr_matrix) -> sparse.csr_matrix:
 def select_genes(values: sparse.csr_matrix, labels: Strings, n_genes: int = N_GENES) -> Rows:
     """Return the columns of the genes with the largest entropy difference between types, sorted.
 
-    With L types it is L log(mean of the types' means + 1) minus the sum of log(mean of each type + 1).
+    With L types, the entropy difference of a gene is L log(mean of the types' means + 1), minus the sum over types of
+    log(mean of the type + 1).
     """
     means = np.stack([np.asarray(values[labels == name].mean(axis=0)).ravel() for name in np.unique(labels)])
     difference = len(means) * np.log(means.mean(axis=0) + 1) - np.log(means + 1).sum(axis=0)
@@ -57,7 +59,7 @@ def select_genes(values: sparse.csr_matrix, labels: Strings, n_genes: int = N_GE
 
 
 def fit_types(values: sparse.csr_matrix, labels: Strings) -> tuple[Strings, npt.NDArray[np.float64]]:
-    """Return the names of the types, shape (L,), and the log of each gene's share of their expression, shape (L, G)."""
+    """Return the names of the types, shape (L,), and the log share of each gene in their expression, shape (L, G)."""
     names, logs = np.unique(labels), _log2(values)
     sums = np.stack([np.asarray(logs[labels == name].sum(axis=0)).ravel() for name in names])
     return names, np.log(sums + 1) - np.log(sums.sum(axis=1, keepdims=True) + sums.shape[1])

@@ -1,4 +1,4 @@
-"""Values and genes of scmap-cluster and scmap-cell.
+"""Log counts and gene selection of scmap-cluster and scmap-cell.
 
 Written from Kiselev, Yiu and Hemberg, Nature Methods 2018, doi:10.1038/nmeth.4644.
 """
@@ -27,8 +27,8 @@ def log_counts(cells: AnnData, settings: MethodSettings | None = None) -> sparse
 def select_genes(logs: sparse.csr_matrix, n_features: int = N_FEATURES) -> Rows:
     """Return the columns of the genes with more dropouts than their mean expression explains, sorted.
 
-    For genes that some cells have and some lack, log2 of the percentage of dropouts is regressed on the mean log count.
-    The genes of the largest residuals are chosen.
+    Genes that are detected in some cells only are used. For these, log2 of the percentage of dropouts is regressed on
+    the mean log count, and the genes of the largest residuals are chosen.
     """
     n_cells = logs.shape[0]
     lacking = 100 * (n_cells - logs.getnnz(axis=0)) / n_cells

@@ -1,4 +1,4 @@
-"""scmap-cell: the label of the nearest cells, if they agree, found with a product quantiser.
+"""scmap-cell: the label of the nearest cells if they agree; a product quantiser speeds up the search.
 
 Written from Kiselev, Yiu and Hemberg, Nature Methods 2018, doi:10.1038/nmeth.4644. The chosen genes are cut into
 chunks. In each chunk, k-means clusters the reference's cells, and a cell of the query is compared with the centres
@@ -21,17 +21,18 @@ from spikgpt_benchmark.methods.published.scmap import log_counts, select_genes, 
 from spikgpt_benchmark.methods.result import MethodResult, MethodSettings, Predict
 
 VERSIONS = ("scikit-learn",)
-# Genes of a chunk; cells that are searched, nearest cells that must agree, and the similarity that must be exceeded.
+# Genes of a chunk; nearest cells that are searched; nearest cells that must agree; similarity that must be exceeded.
 CHUNK_GENES, NEAREST, AGREEING, LEAST_SIMILARITY = 10, 10, 3, 0.5
-# Cells of a query compared at a time.
+# Query cells that are compared at a time.
 BATCH = 512
 
 
 @dataclass(frozen=True)
 class ProductQuantiser:
-    """Cells of a reference as the nearest centre of each cell in each of M chunks of genes.
+    """Reference cells in compressed form: the nearest k-means centre of each cell in each of M chunks of genes.
 
-    ``centres`` are of shape (k, genes of the chunk) for each chunk, ``codes`` of shape (M, n).
+    ``centres`` has an array of shape (k, genes of the chunk) for each chunk. ``codes``, shape (M, n), has the indices
+    of the nearest centres.
     """
 
     centres: list[npt.NDArray[np.float64]]
@@ -45,7 +46,7 @@ class ProductQuantiser:
 
         centres, codes = [], []
         for chunk in chunks(cells):
-            # Chunks in which few cells differ have fewer groups.
+            # There are no more groups than distinct cells in the chunk.
             size = min(int(np.sqrt(len(cells))), len(np.unique(chunk, axis=0)))
             with threadpool_limits(1):  # threads that wait for each other on small chunks take ten times as long
                 clusters = KMeans(size, n_init=1, random_state=seed).fit(chunk)
@@ -54,7 +55,7 @@ class ProductQuantiser:
         return cls(centres, np.stack(codes).astype(np.int64))
 
     def similarities(self, cells: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return the estimated cosine of cells of unit length, (m, G), with those of the reference, shape (m, n)."""
+        """Return estimated cosines, shape (m, n), of cells of unit length, shape (m, G), and the reference cells."""
         total = np.zeros((len(cells), self.codes.shape[1]))
         for chunk, centres, codes in zip(chunks(cells), self.centres, self.codes, strict=True):
             total += (chunk @ centres.T)[:, codes]
@@ -86,9 +87,9 @@ def chunks(cells: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
 
 
 def vote(similarities: npt.NDArray[np.float64], labels: Strings) -> tuple[Strings, Bools, npt.NDArray[np.float64]]:
-    """Return labels, assignments and highest similarities of m cells, from their similarities to n cells, (m, n).
+    """Return labels, assigned cells and highest similarities, each of shape (m,), from similarities, shape (m, n).
 
-    A cell whose similarities are NaN, as it has none of the genes, is unassigned.
+    A cell that expresses none of the genes has similarities of NaN, and is unassigned.
     """
     known = np.nan_to_num(similarities, nan=-1.0)
     order = np.argsort(-known, axis=1, kind="stable")[:, :NEAREST]

@@ -1,7 +1,7 @@
-"""scmap-cluster: the type whose median expression is most alike, if two of three similarities agree on it.
+"""scmap-cluster: the type with the most similar median expression, if two of three similarity measures agree.
 
-Written from Kiselev, Yiu and Hemberg, Nature Methods 2018, doi:10.1038/nmeth.4644. If no two similarities agree,
-the published method gives no label; here the cell is unassigned, and the best label is that of the cosine.
+Written from Kiselev, Yiu and Hemberg, Nature Methods 2018, doi:10.1038/nmeth.4644. If no two measures agree, the
+published method gives no label. Here the cell is unassigned, and the best label is the most similar type by cosine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LEAST_SIMILARITY = 0.7
 
 @dataclass(frozen=True)
 class ClusterVotes:
-    """Votes of the three similarities for n cells: index and similarity of the best type, and the assigned cells."""
+    """Votes of the three measures on n cells: index of the best type, similarity to it, and the assigned cells."""
 
     best: npt.NDArray[np.int64]
     similarity: npt.NDArray[np.float64]
@@ -57,7 +57,7 @@ def compare(values: npt.NDArray[np.float64], centres: npt.NDArray[np.float64]) -
     undefined = np.any([np.isnan(each).any(axis=1) for each in similarities], axis=0)
     stacked = np.nan_to_num(np.stack(similarities), nan=-1.0)  # (3, n, L)
     chosen, reached = stacked.argmax(axis=2), stacked.max(axis=2)  # (3, n)
-    agreeing = (chosen[:, None] == chosen[None]).sum(axis=1)  # (3, n): how many chose the same
+    agreeing = (chosen[:, None] == chosen[None]).sum(axis=1)  # (3, n): number of measures with this choice
     most = agreeing.argmax(axis=0)
     best = np.where(agreeing.max(axis=0) >= 2, np.take_along_axis(chosen, most[None], axis=0)[0], chosen[0])
     agreed = np.where(agreeing.max(axis=0) >= 2, np.where(agreeing >= 2, reached, -1.0).max(axis=0), 0.0)
@@ -66,12 +66,12 @@ def compare(values: npt.NDArray[np.float64], centres: npt.NDArray[np.float64]) -
 
 
 def _cosine(values: npt.NDArray[np.float64], centres: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the cosine of each of n cells with each of L types, NaN where one of them is all 0."""
+    """Return the cosines of n cells and L types, shape (n, L); NaN if the cell or the type is all 0."""
     cosines: npt.NDArray[np.float64] = unit(values) @ unit(centres).T
     return cosines
 
 
 def _pearson(values: npt.NDArray[np.float64], centres: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the correlation of each of n cells with each of L types, NaN where one of them does not vary."""
+    """Return the correlations of n cells and L types, shape (n, L); NaN if the cell or the type is constant."""
     centred = [rows - rows.mean(axis=1, keepdims=True) for rows in (values, centres)]
     return _cosine(*centred)

@@ -2,8 +2,8 @@
 
 Written from Alquicira-Hernandez et al., Genome Biology 2019, doi:10.1186/s13059-019-1862-5, with the settings of its
 users' guide. The query is scaled with the means and deviations of the reference. Harmony aligns the query with the
-fixed reference, as in Symphony. Variable genes are those of scanpy. The machine and its probabilities are those of
-scikit-learn.
+fixed reference, as in Symphony. Variable genes are those of scanpy. The support vector machine and its
+probabilities are those of scikit-learn.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ FALSE_DISCOVERIES = 0.05
 # Below this probability a cell is unassigned.
 LEAST_PROBABILITY = 0.55
 COSTS, FOLDS = (0.25, 0.5, 1.0), 5
-# Cells whose distances set the width of the kernel.
+# Largest number of cells whose distances set the width of the kernel.
 CELLS_FOR_WIDTH = 1000
 
 
 def fit(reference: AnnData, settings: MethodSettings) -> Predict:
-    """Train the machines on a reference that is compressed by Symphony."""
+    """Train a support vector machine for each type, on a reference that is compressed by Symphony."""
     # A query is aligned as one batch.
     settings = replace(settings, batch_key=None)
     known = compress(reference, settings)
@@ -50,7 +50,7 @@ def fit(reference: AnnData, settings: MethodSettings) -> Predict:
 
 
 def train_svms(points: Floats, labels: Strings, seed: int) -> dict[str, Callable[[Floats], Floats]]:
-    """Train a machine for each type; each gives the probability of its type for points, (m, D) to (m,)."""
+    """Return a function for each type, from points, shape (m, D), to the probabilities of the type, shape (m,)."""
     machines = {}
     for name in np.unique(labels):
         own = labels == name
@@ -67,7 +67,7 @@ def discriminating_components(points: Floats, own: Bools) -> Rows:
 
 
 def kernel_width(points: Floats, seed: int) -> float:
-    """Return gamma: the mean of the inverse 10% and 90% quantiles of the squared distances of cells."""
+    """Return gamma of the kernel: the mean of the inverse 10% and 90% quantiles of the squared distances of cells."""
     size = min(CELLS_FOR_WIDTH, len(points))
     chosen = np.random.default_rng(seed).choice(len(points), size, replace=False)
     squares = pdist(points[chosen], "sqeuclidean")
@@ -75,7 +75,7 @@ def kernel_width(points: Floats, seed: int) -> float:
 
 
 def _machine(points: Floats, own: Bools, chosen: Rows, seed: int) -> Callable[[Floats], Floats]:
-    """Train the machine of one type, its cost chosen by cross-validation, with probabilities after Platt."""
+    """Train the support vector machine of one type: cost by cross-validation, probabilities by Platt scaling."""
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.preprocessing import StandardScaler

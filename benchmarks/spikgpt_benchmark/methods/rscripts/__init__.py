@@ -1,1 +1,1 @@
-"""Other methods by their packages in R, each in its own script."""
+"""Other methods, run by their R packages; each method has a script in R."""

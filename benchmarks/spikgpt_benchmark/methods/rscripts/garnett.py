@@ -1,4 +1,4 @@
-"""Garnett by its package in R, from the marker file ``options["markers"]``."""
+"""Garnett by its R package, with the marker file ``options["markers"]``."""
 
 from __future__ import annotations
 

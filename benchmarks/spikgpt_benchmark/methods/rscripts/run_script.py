@@ -1,4 +1,4 @@
-"""Scripts in R: cells of both sides as files, and the labels and times that a script writes."""
+"""Run a script in R: write reference and query as files, and read the labels and times that the script writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spikgpt_benchmark.methods.preprocess import labels_of, to_linear
 from spikgpt_benchmark.methods.result import MethodSettings
 
 SCRIPTS = Path(__file__).parent
-# Lines of R's messages that an error repeats.
+# Number of lines at the end of R's messages that an error repeats.
 LINES = 2
 
 
@@ -25,9 +25,9 @@ def run_script(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Run a script beside this file by ``Rscript FILE FOLDER ARGUMENTS``.
 
-    The folder holds linear values, genes by cells, as ``reference.mtx`` and ``query.mtx``, and ``genes.txt`` and
-    ``labels.txt``. The script writes ``cells.csv``, ``seconds.csv`` and ``versions.csv`` there. The result is the table
-    of cells, and the times and versions as fields of a MethodResult.
+    The folder holds ``reference.mtx`` and ``query.mtx``, with linear values of shape (genes, cells), ``genes.txt`` and
+    ``labels.txt``. The script writes ``cells.csv``, ``seconds.csv`` and ``versions.csv`` to the folder. The function
+    returns the table of cells, and the times and versions as fields of a MethodResult.
 
     Raises
     ------

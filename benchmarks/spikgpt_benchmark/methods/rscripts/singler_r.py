@@ -1,4 +1,4 @@
-"""SingleR by its package in R, with its own pruning."""
+"""SingleR by its R package, with the pruning of the package."""
 
 from __future__ import annotations
 
