@@ -39,7 +39,7 @@ html_theme = "sphinx_book_theme"
 html_title = f"SpikGPT {version}"
 html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True, "navbar_persistent": []}
 html_static_path = ["_static"]
-# The generated example reports.
+# Folder of the generated example reports, copied to the site.
 html_extra_path = ["_build/extra"]
 html_css_files = ["site.css"]
 toc_object_entries_show_parents = "hide"
@@ -64,7 +64,7 @@ ARRAY = re.compile(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[\w+(\[Any\])?\]\]")
 
 
 def shortened(_: Sphinx, kind: str, *more: Any) -> tuple[str | None, str | None]:
-    """Return the signature and result of a function, with arrays shortened to ``ndarray``; empty for classes."""
+    """Return the signature and result type of a function, with array types shortened; empty for classes."""
     if kind == "class":  # Users get instances from methods, not from the constructor.
         return "", ""
     signature, result = (text and ARRAY.sub("ndarray", text) for text in more[-2:])

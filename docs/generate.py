@@ -23,14 +23,14 @@ from spikgpt_benchmark.cli import benchmark
 
 OPTIONS = ("AnnotateOptions", "ExplainOptions", "EngineOptions", "HubOptions", "TrainOptions", "PushOptions")
 HERE = Path(__file__).resolve().parent
-# Real cells in the repository, for the example report of this reference.
+# Reference whose example report shows real cells, and the file of these cells.
 PANCREAS, DONORS = "pancreas", "pancreas_baron_human2_human4.h5ad"
 # Folder of the example reports, relative to the pages of the site.
 REPORTS = "../reports"
 FLAG = re.compile(r"(?<!`)--[a-z-]+")
 VALUES = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
 
-# The command of a plug-in: the command line itself adds it only at run time.
+# ``spikgpt benchmark`` is a plug-in, which the command line adds only at run time.
 app.command("benchmark")(benchmark)
 
 
@@ -57,7 +57,7 @@ def option_tables() -> str:
 
 
 def description(kind: type[options.Options], name: str) -> str:
-    """Return the description of a field; empty for a field without one."""
+    """Return the description of a field; empty for a field without description."""
     hint = inspect.get_annotations(kind, eval_str=True)[name]
     return next((meta.description for meta in get_args(hint) if isinstance(meta, Meta) and meta.description), "")
 
@@ -88,7 +88,7 @@ def command_tables() -> str:
 
 
 def described(parameter: inspect.Parameter) -> tuple[str, str, bool, str]:
-    """Return the group, syntax, necessity and description of a command's parameter."""
+    """Return a parameter's help group, its syntax, True if it is required, and its description."""
     hint, info = get_args(parameter.annotation)
     values, default = list(placeholders(hint)), parameter.default
     required = default is inspect.Parameter.empty
@@ -135,14 +135,14 @@ def gallery() -> str:
 
 
 def score(reference: Reference, figure: str) -> str:
-    """Return a score on held-out cells: mean and standard deviation, if donors were held out in turn."""
+    """Return a score on held-out cells; if donors were held out in turn, its mean and standard deviation."""
     if validation := reference.metrics.get("cross_validation"):
         return f"{validation[figure]['mean']:.3f} ± {validation[figure]['std']:.3f}"
     return f"{reference.metrics['held_out'][figure]:.3f}"
 
 
 def section(reference: Reference) -> str:
-    """Return the section on a shipped reference."""
+    """Return the Markdown section on a shipped reference."""
     provenance, metrics = reference.provenance, reference.metrics
     held_out, validation = metrics["held_out"], metrics.get("cross_validation")
     facts = [
@@ -211,7 +211,7 @@ def write_reports(folder: Path) -> None:
 
 
 def write(folder: Path) -> None:
-    """Write the generated pages into the folder of the reference."""
+    """Write the generated pages into ``folder``."""
     (folder / "_gallery.md").write_text(gallery(), encoding="utf-8")
     (folder / "_commands.md").write_text(command_tables(), encoding="utf-8")
     (folder / "_options.md").write_text(option_tables(), encoding="utf-8")

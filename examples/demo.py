@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# The loopback Hub is a package of the tests.
+# LoopbackHub, a Hub on this machine, is part of the package ``tests``.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 # huggingface_hub reads these variables when it is imported; the loopback Hub has no xet storage.
 os.environ["HF_HUB_DISABLE_XET"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -36,7 +36,7 @@ CELLS = Path(__file__).resolve().parents[1] / "tests" / "data" / "pancreas_baron
 
 
 def show(console: Console, evaluation: Evaluation) -> None:
-    """Print the correct cells of each type, and the types that its other cells were labelled as."""
+    """Print the number of correct cells of each type, and the labels of its wrongly labelled cells."""
     metrics = evaluation.metrics
     table = Table("type", "cells", "correct", "mistaken for")
     for score, row in zip(metrics.per_label, _rows(evaluation), strict=True):
@@ -118,7 +118,7 @@ def train_on_scgpt(console: Console, donors: AnnData, cells: AnnData) -> None:
 
 
 def share(console: Console, cells: AnnData, expected: Annotation, exported: Path) -> bool:
-    """Push an exported reference, pull it, and return whether its probabilities are equal."""
+    """Push an exported reference, pull it again, and return True if its probabilities equal those of ``expected``."""
     console.print("\n[bold]5. Share[/]: push the reference with its graphs to a Hub on this machine, and pull it.")
     cache = exported.with_name("cache")
     with LoopbackHub() as hub:

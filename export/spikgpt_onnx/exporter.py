@@ -34,7 +34,7 @@ def export(
     """Write a reference with a graph of each precision and their parity report: all files or none.
 
     ``folder`` does not exist yet, or holds this reference or an earlier export, which is replaced. A graph that
-    disagrees with the trained model is a ParityError.
+    disagrees with the trained model raises a ParityError.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def export(
     }
     files = with_graphs(reference.stored, graphs | {PARITY: dumped(report)})
     with tempfile.TemporaryDirectory() as temporary:
-        # Check manifest, hashes and metadata again, as users load the files.
+        # Load the written files as users do; this checks manifest, hashes and metadata.
         trial = verified_files(write_files(files, Path(temporary) / "trial"))
         for name in graphs:
             Session.from_files(trial, name)
@@ -70,7 +70,7 @@ def verify_graphs(stored: Reference, engine: TorchEngine | None = None) -> dict[
 
     Returns
     -------
-    The result in words, by file name; a difference is an error.
+    The result in words, by file name; a difference raises an error.
     """
     reference = ExportableReference(stored, engine) if engine else None
     encoder = engine.source.encoder() if engine and engine.source else None

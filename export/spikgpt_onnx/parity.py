@@ -46,10 +46,11 @@ class ExportableReference:
 class GraphParity:
     """Agreement of a graph in ONNX Runtime with the trained model in torch, float64, on golden cells.
 
-    ``labels_equal`` and ``unknown_equal`` count cells with the same label and the same Unknown decision. Decisions
-    within rounding count as equal: two probabilities, or one and the threshold, differ by at most ``tolerance``. For
-    the other cells, ``largest_flip`` is the largest difference of these probabilities. ``weights`` is the largest
-    difference between a weight of the graph and the trained weight, relative to the largest weight of the layer.
+    ``labels_equal`` and ``unknown_equal`` count cells with the same label and the same Unknown decision. A decision
+    compares two probabilities, or a probability and the threshold. If the two differ by at most ``tolerance``, the
+    decision counts as equal. For the other cells, ``largest_flip`` is the largest such difference. ``weights`` is the
+    largest difference between a weight of the graph and the trained weight, relative to the largest weight of the
+    layer.
     """
 
     precision: str
@@ -67,7 +68,7 @@ class GraphParity:
 
     @property
     def passed(self) -> bool:
-        """Return whether the graph may be published."""
+        """True if the graph may be published."""
         share = 1.0 if self.precision == "fp32" else SHARE_EQUAL
         return (
             min(self.labels_equal, self.unknown_equal) >= share * self.cells
@@ -115,7 +116,7 @@ def golden_cells(reference: ExportableReference, cells: int = GOLDEN_CELLS) -> G
 
 
 def check_parity(reference: ExportableReference, graph: onnx.ModelProto, precision: str, golden: Golden) -> GraphParity:
-    """Return the agreement of a graph with the trained model; too little agreement is a ParityError."""
+    """Return the agreement of a graph with the trained model; raise a ParityError if they disagree."""
     outputs = Session(graph.SerializeToString()).run(golden.inputs)
     parity = measure_parity(reference, golden.vectors, outputs, precision, weight_difference(reference, graph))
     if not parity.passed:
@@ -142,10 +143,10 @@ def check_tokens(
 
 
 def weight_difference(reference: ExportableReference, graph: onnx.ModelProto) -> float:
-    """Return the largest difference between a weight of the graph and the trained weight, relative to the layer's.
+    """Return the largest difference of graph weights from trained weights, relative to a layer's largest weight.
 
-    Two networks that were never trained agree on every cell, so the weights are compared too. The trained network folds
-    its BatchNorms by its own code.
+    Networks that were never trained agree on every cell, so equal labels alone prove little. The trained weights have
+    their BatchNorms folded by the code of the torch engine, not by that of the graph.
     """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
     config = reference.stored.config
@@ -179,7 +180,7 @@ def measure_parity(
     precision: str,
     weights: float,
 ) -> GraphParity:
-    """Compare the outputs of a graph with those of the trained model for the cells' vectors, shape (n, dim)."""
+    """Compare the outputs of a graph with those of the trained model for vectors of cells, shape (n, dim)."""
     expected, threshold = reference.engine.classify(vectors)[0], reference.stored.thresholds.threshold
     confidence, best = expected.max(axis=1), outputs[contract.BEST_LABEL]
     lost, margin = confidence - expected[np.arange(len(best)), best], np.abs(confidence - threshold)
@@ -210,6 +211,6 @@ def measure_parity(
 def _decisions(
     probabilities: npt.NDArray[Any], threshold: float
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the most probable labels, shape (n,), and the same or -1 for Unknown, from a graph's probabilities."""
+    """Return the most probable label of each cell, and this label or -1 for Unknown, both of shape (n,)."""
     best = probabilities.argmax(axis=1)
     return best, np.where(probabilities.max(axis=1) < np.float32(threshold), -1, best)

@@ -24,8 +24,8 @@ from spikgpt.reference.format import COMBINED, ENCODER, PRECISIONS
 from spikgpt.version import __version__
 from spikgpt_onnx.graph import Network, encoder_graph, labelling_graph
 
-# Metadata on the origin of a graph, and the forms that its values may have. The origin has no effect on labels, so
-# the stored values are accepted; all other metadata is compared.
+# Metadata on the origin of a graph, each with a regular expression for its values. The origin has no effect on
+# labels, so the stored values are accepted. All other metadata is compared.
 ORIGIN = {"format_version": r"[1-9]\d{0,3}", "spikgpt_version": r"[\w.+!-]{1,50}", "revision": r"[\w./@-]{0,300}"}
 
 
@@ -79,8 +79,8 @@ def rebuild_graph(reference: Reference, name: str, encoder: EncoderWeights | Non
     GraphError
         When the stored graph holds an operator or a tensor that is not allowed.
     DamagedReference
-        When weights, labels, thresholds or genes of the graph differ from the files, or when a graph of this version
-        differs in any byte.
+        When weights, labels, thresholds or genes of the graph differ from the files, or when the stored graph
+        states this version, but differs in any byte.
     """
     content = reference.files[name]
     stored, network = read_graph(content, name), network_from_reference(reference)

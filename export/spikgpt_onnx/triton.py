@@ -1,6 +1,6 @@
 """Write the graph of a reference as a model repository of the Triton Inference Server.
 
-The configuration has no batching (``max_batch_size: 0``): some inputs have no axis of cells, so that Triton could not
+The configuration has no batching (``max_batch_size: 0``): some inputs have no axis of cells, so Triton could not
 merge requests. A request holds any number of cells.
 """
 
@@ -17,7 +17,7 @@ from spikgpt.reference.format import GRAPHS, write_files
 from spikgpt_onnx.exporter import checked_graphs
 from spikgpt_onnx.parity import ExportableReference, GraphParity
 
-# Triton's names of the types of tensors.
+# Triton's names of tensor types.
 TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "TYPE_FP32",
     onnx.TensorProto.INT64: "TYPE_INT64",
@@ -47,7 +47,7 @@ Parity with the trained model: {parity}.
 def export_triton(
     reference: ExportableReference, folder: str | Path, *, precision: str = "fp32"
 ) -> tuple[Path, GraphParity]:
-    """Write a model of the reference's name to a model repository; return its folder, and the parity of its graph.
+    """Write a reference as a model to a Triton model repository; return the model's folder and its graph's parity.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def config_of(graph: onnx.ModelProto, name: str) -> str:
 
 
 def _entry(value: onnx.ValueInfoProto, *, optional: bool = False) -> str:
-    """Return an input or output of the configuration; -1 stands for any number of cells, and a scalar has one value."""
+    """Return an input or output in the configuration; -1 stands for any number of cells, a scalar has the shape 1."""
     shape = ", ".join(map(str, _shape(value))) or "1"
     fields = [f'name: "{value.name}"', f"data_type: {TYPES[value.type.tensor_type.elem_type]}", f"dims: [ {shape} ]"]
     if optional:
@@ -99,7 +99,7 @@ def _shape(value: onnx.ValueInfoProto) -> list[int]:
 
 
 def _tensors(graph: onnx.ModelProto) -> str:
-    """Return a table of the inputs and outputs."""
+    """Return a Markdown table of the inputs and outputs."""
     defaults = {tensor.name for tensor in graph.graph.initializer}
     lines = ["| tensor | direction | shape | type |", "|---|---|---|---|"]
     for direction, values in (("input", graph.graph.input), ("output", graph.graph.output)):

@@ -15,7 +15,7 @@ from spikgpt.engines.numpy import fold_layer
 from spikgpt.engines.read_graph import IR_VERSION, OPSET
 from spikgpt.types import Floats
 
-# Largest whole number that int8 multiplies.
+# Largest input of an 8-bit product: whole numbers are passed as unsigned bytes.
 LARGEST_WHOLE = 255
 
 
@@ -39,7 +39,7 @@ class Linear:
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Floats], name: str) -> Linear:
-        """Return a layer of a classifier, with the BatchNorm after it folded in."""
+        """Return a layer of a classifier; the BatchNorm after the layer is folded into weight and bias."""
         return cls(name, *fold_layer(weights, name))
 
 
@@ -48,12 +48,12 @@ Attribute = int | float | Sequence[int]
 
 
 class Builder:
-    """Collect the nodes and constants of a graph; a value is referred to by its name.
+    """Collect the nodes and constants of a graph; the methods that add a value return its name.
 
-    ``precision`` is the precision of linear layers; everything else is float32. ``fp32``: float32 too. ``fp16``: both
-    factors of the product in half precision. ``int8``: weights of 8 bits where the values are whole numbers, such as
-    spikes. Whole numbers are exact as bytes, so only the weights are rounded. No calibration is needed, and a cell does
-    not depend on the other cells of its batch.
+    ``precision`` is the number format of linear layers; all other nodes compute in float32. ``fp32`` layers compute in
+    float32 too. ``fp16`` layers multiply float16 inputs by float16 weights. ``int8`` layers have 8-bit weights if their
+    inputs are whole numbers, such as spikes. Whole numbers are exact as bytes, so only the weights are rounded. No
+    calibration is needed, and a cell does not depend on the other cells of its batch.
     """
 
     def __init__(self, precision: str = "fp32") -> None:
@@ -62,17 +62,17 @@ class Builder:
         self.constants: dict[str, onnx.TensorProto] = {}
 
     def constant(self, name: str, value: Any, dtype: Any = np.float32) -> str:
-        """Add a constant, once."""
+        """Add a constant, unless one of this name was added before."""
         self.constants.setdefault(name, numpy_helper.from_array(np.array(value, dtype=dtype), name))
         return name
 
     def number(self, value: float) -> str:
-        """Add a float32 number."""
+        """Add a float32 number as a constant."""
         # The name is the repr of NumPy 2, also with NumPy 1, as graphs are compared byte by byte.
         return self.constant(f"number np.float32({np.float32(value)!s})", value)
 
     def integers(self, *values: int) -> str:
-        """Add whole numbers, for axes and shapes."""
+        """Add whole numbers as a constant, for axes and shapes."""
         return self.constant(f"integers {values}", values, np.int64)
 
     def add(self, operator: str, *inputs: str, name: str | None = None, **attributes: Attribute) -> str:
@@ -91,7 +91,7 @@ class Builder:
         return values[0] if len(values) == 1 else self.add("Sum", *values)
 
     def unit_length(self, vectors: str) -> str:
-        """Add the division of vectors by their lengths, (B, D) to (B, D)."""
+        """Add the division of vectors, shape (B, D), by their lengths."""
         lengths = self.add("ReduceL2", vectors, self.integers(1), keepdims=1)  # (B, 1)
         return self.add("Div", vectors, self.add("Max", lengths, self.number(1e-12)))
 
@@ -104,13 +104,13 @@ class Builder:
         plus: tuple[str, float] | None = None,
         times: float = 1.0,
     ) -> str:
-        """Add a linear layer, (B, in) to (B, out), whose result is multiplied by ``times``.
+        """Add a linear layer from shape (B, in) to (B, out), with the result multiplied by ``times``.
 
-        ``whole`` says that the values are whole numbers, 0 to 255. ``plus`` is a value that replaces the bias,
-        (B, out), and its factor.
+        ``whole`` is True for input values that are whole numbers from 0 to 255. ``plus`` is a value, shape (B, out),
+        and its factor; their product replaces the bias.
         """
         if self.precision == "fp32" or (self.precision == "int8" and not whole):
-            # A Gemm adds a bias and multiplies at no cost; without either, MatMul is enough.
+            # A Gemm adds a bias and multiplies by a factor at no cost. Without bias and factor, MatMul is enough.
             weight = self.constant(f"{layer.name}.weight", layer.weight.T)
             if plus is not None:
                 return self.add("Gemm", value, weight, plus[0], beta=plus[1])
@@ -130,7 +130,7 @@ class Builder:
         return self.add("Add", product, *bias) if bias else product
 
     def turned_linear(self, value: str, layer: Linear, *, times: float = 1.0) -> str:
-        """Add a linear layer with transposed results, (B, in) to (out, B), multiplied by ``times``."""
+        """Add a linear layer with transposed result, from shape (B, in) to (out, B), multiplied by ``times``."""
         bias = np.zeros((len(layer.weight), 1)) if layer.bias is None else layer.bias[:, None]
         added = self.constant(f"{layer.name}.bias.turned {times!r}", bias * times)
         if self.precision == "fp16":
@@ -142,7 +142,7 @@ class Builder:
         return self.add("Gemm", weight, value, added, transB=1, alpha=times)
 
     def _bias(self, layer: Linear, times: float) -> list[str]:
-        """Add the bias of a layer, multiplied by a number, if the layer has a bias."""
+        """Add the bias of a layer, multiplied by ``times``; return an empty list for a layer without bias."""
         if layer.bias is None:
             return []
         return [self.constant(f"{layer.name}.bias" + (f" {times!r}" if times != 1 else ""), layer.bias * times)]
@@ -162,7 +162,7 @@ class Builder:
         defaults: Mapping[str, Any],
         metadata: Mapping[str, str],
     ) -> onnx.ModelProto:
-        """Return the checked model; an input with a default is an initializer too, and optional."""
+        """Return the model after onnx.checker has passed it; an input with a default value may be left out."""
         tensors = [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in defaults.items()]
         graph = helper.make_graph(self.nodes, "spikgpt", inputs, outputs, [*self.constants.values(), *tensors])
         opsets = [helper.make_opsetid("", OPSET)]

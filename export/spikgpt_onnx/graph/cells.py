@@ -1,4 +1,4 @@
-"""From aligned counts to a cell's vector: the arithmetic of :class:`spikgpt.embedding.pca.PCAProjection`."""
+"""Add nodes that turn aligned counts into vectors, as :class:`spikgpt.embedding.pca.PCAProjection` does."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from spikgpt_onnx.graph.builder import Builder, Linear
 
 
 def expression(builder: Builder, projection: PCAProjection) -> str:
-    """Add the nodes from aligned counts to vectors of unit length, (B, G) to (B, D)."""
+    """Add the nodes from aligned counts, shape (B, G), to vectors of unit length, shape (B, D)."""
     add, number = builder.add, builder.number
     total = add("Max", contract.TOTAL, number(1e-12))  # (B,)
     factor = add("Unsqueeze", add("Div", number(projection.target_sum), total), builder.integers(1))  # (B, 1)
-    # A row of ones, as ONNX Runtime adds rows faster than numbers.
+    # Add a row of ones: ONNX Runtime adds a row faster than a single number.
     ones = builder.constant("ones", np.ones(len(projection.genes)))
     logs = add("Log", add("Add", add("Mul", contract.COUNTS, factor), ones))  # (B, G)
     inverse = add("Reciprocal", contract.GENE_STD)  # (G,)
     # A missing gene has the value 0, so its mean is set to 0.
     shift = add("Mul", add("Mul", contract.GENE_MEAN, contract.FOUND), inverse)  # (G,)
-    # (log - mean) / std takes two operators over all genes; the others are computed once a batch.
+    # (log - mean) / std takes two operators over cells and genes; the operators above run once for all cells.
     scaled = add("Sub", add("Mul", logs, inverse), shift)  # (B, G)
     clipped = add("Clip", scaled, number(-projection.clip), number(projection.clip))
     components = projection.components.astype(np.float64)

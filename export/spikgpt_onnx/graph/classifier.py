@@ -2,7 +2,8 @@
 
 The paper repeats each cell m times, so all entries of ``Q Kᵀ`` are q · k, and ``Q Kᵀ V`` is m (q · k) v.
 One copy with weight m is enough. q, k and v are spikes, so (q · k) v is a whole number, exact in any precision. The
-graph divides the threshold of the neurons by m s / tau, and leaves the current a whole number.
+graph divides the threshold of the neurons by m s / tau, with the attention scale s and the time constant tau. So the
+current stays a whole number.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from spikgpt_onnx.graph.neurons import Neurons
 class Classifier:
     """Add a classifier to a graph.
 
-    A value that differs from step to step is a list of T names, and a constant value is a list of one name. With
-    ``literal``, B stands for the m copies of every cell, one after another, up to the average over the copies.
+    A value over time is a list of names: T names if the value differs from step to step, one name if it is constant.
+    With ``literal``, B counts the m copies of every cell, one after another, until the copies are averaged.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Classifier:
         self.builder, self.config, self.weights, self.literal = builder, config, weights, literal
 
     def logits(self, x: str) -> str:
-        """Add the network, (B, input_dim) to (B, L)."""
+        """Add the network from vectors, shape (B, input_dim), to logits, shape (B, L)."""
         builder, config, add = self.builder, self.config, self.builder.add
         if config.has_stem:
             x = builder.linear(x, self._layer("stem"))  # (B, D)
@@ -53,21 +54,21 @@ class Classifier:
         return Linear.from_weights(self.weights, name)
 
     def _block(self, name: str, inputs: list[str]) -> tuple[list[str], list[str]]:
-        """Add a block up to the hidden neurons of its MLP, from inputs T times (B, D), or once.
+        """Add a block up to the hidden neurons of its MLP; ``inputs`` are T values of shape (B, D), or one.
 
-        Returns the spikes of these neurons as numbers, T times (B, F), and the residual values that are added to the
-        MLP's output, T times (B, D); none without residual connections.
+        Returns the spikes of the hidden neurons as float32, T values of shape (B, F). Also returns the residual values
+        that are added to the MLP's output, T values of shape (B, D), or an empty list without residual connections.
         """
         builder, config = self.builder, self.config
         spikes = self._attention(self._layer(f"{name}.attention.query_key_value"), inputs)
         neurons = Neurons(builder, config)
-        hidden = self._layer(f"{name}.mlp.hidden").times(-1 / config.tau)  # the currents that Neurons.spikes takes
+        hidden = self._layer(f"{name}.mlp.hidden").times(-1 / config.tau)  # signed as Neurons.spikes expects
         summed = [builder.cast(spike) for spike in spikes]  # T times (B, D)
         if config.residual:
             repeated = inputs * (config.time_steps // len(inputs))
             summed = [builder.add("Add", value, spike) for value, spike in zip(repeated, summed, strict=True)]
         if config.residual and builder.precision == "int8":
-            # Input and spikes pass the layer separately, as only the spikes are whole numbers.
+            # The layer is applied to input and spikes separately, as only the spikes are whole numbers.
             base = [builder.linear(value, hidden) for value in inputs]
             base *= config.time_steps // len(inputs)
             currents = []
@@ -84,8 +85,8 @@ class Classifier:
     def _head(self, output: Linear, fired: list[str], rest: list[str]) -> str:
         """Add the last MLP's output layer with the residual values, the average over time, and the head."""
         builder, config = self.builder, self.config
-        # All of this is linear, so the average over time comes first, and one product replaces T. The residual values
-        # take the place of the bias in the product's Gemm, so the head includes the bias.
+        # These layers are linear, so the average over time comes first, and one product replaces T products. The
+        # residual values take the place of the bias in the product's Gemm, so the head includes the bias.
         mean = Linear(output.name, output.weight / config.time_steps)
         plus = (builder.sum(rest), 1 / config.time_steps) if rest else None
         x = builder.linear(builder.sum(fired), mean, whole=config.time_steps <= LARGEST_WHOLE, plus=plus)  # (B, D)
@@ -95,14 +96,14 @@ class Classifier:
         return builder.linear(x, self._layer("head").carrying(output))
 
     def _attention(self, layer: Linear, inputs: Sequence[str]) -> list[str]:
-        """Add spiking self-attention ``SN(Q Kᵀ V s)`` and return its spikes at each step, bool, (B, D)."""
+        """Add spiking self-attention ``SN(Q Kᵀ V s)``; return the boolean spikes of each step, shape (B, D)."""
         builder, config, add = self.builder, self.config, self.builder.add
         neurons = Neurons(builder, config)
-        # Without a scale, s is 1 / m, and m s is 1, exactly.
+        # Without an attention scale, s is 1 / m, so m s is exactly 1.
         gain = 1.0 if config.attention_scale is None else config.copies * config.attention_scale
         out = Neurons(builder, config, gain / config.tau / (config.copies if self.literal else 1))
-        # Cells are last in memory, unless literal: products with the weight of a head then run along all cells, not
-        # along E values.
+        # Unless ``literal``, cells are the last axis: products with the weight of a head then run along all cells, and
+        # not along the E values of a head.
         project = builder.linear if self.literal else builder.turned_linear
         if len(inputs) == 1:
             spikes = neurons.spikes_of_constant(project(inputs[0], layer.times(1 / config.tau)))
@@ -119,7 +120,7 @@ class Classifier:
         return [add("Transpose", spike, perm=[1, 0]) for spike in out.spikes(currents)]
 
     def _weighted(self, spike: str, times: float) -> str:
-        """Add (q · k) v of each head, times a number, from spikes, (3 D, B) to (D, B)."""
+        """Add (q · k) v of each head, multiplied by ``times``, shape (D, B), from spikes, shape (3 D, B)."""
         builder, heads, add = self.builder, self.config.heads, self.builder.add
         parts = [f"{spike} q", f"{spike} k", f"{spike} v"]
         split = add("Reshape", spike, builder.integers(3, heads, self.config.width // heads, -1))  # (3, H, E, B)
@@ -132,7 +133,7 @@ class Classifier:
         return add("Reshape", current, builder.integers(self.config.width, -1))
 
     def _over_copies(self, spike: str) -> str:
-        """Add ``Q Kᵀ V`` over the m copies of each cell: whole numbers, (B, 3 D) to (B, D)."""
+        """Add ``Q Kᵀ V`` over the m copies of each cell, whole numbers of shape (B, D), from spikes, shape (B, 3 D)."""
         builder, config, add = self.builder, self.config, self.builder.add
         shape = builder.integers(-1, config.copies, 3, config.heads, config.width // config.heads)
         tokens = add("Reshape", builder.cast(spike), shape)  # (cells, m, 3, H, E)

@@ -23,10 +23,10 @@ from spikgpt_onnx.graph.scgpt import CellEncoder
 
 @dataclass(frozen=True)
 class Network:
-    """The source of a labelling graph: a classifier, and the projection before it, if there is one.
+    """Parts of a labelling graph: a classifier, and the projection from counts, or None for other inputs.
 
-    ``weights`` are the classifier's, by their names in ``model.safetensors`` without the prefix. Logits are divided by
-    ``temperature``. ``metadata`` is stored in the graph.
+    ``weights`` are those of the classifier, named as in ``model.safetensors``, but without the prefix. Logits are
+    divided by ``temperature``. ``metadata`` is stored in the graph.
     """
 
     config: SpikGPTConfig
@@ -40,10 +40,10 @@ class Network:
 def labelling_graph(
     network: Network, precision: str = "fp32", *, encoder: EncoderWeights | None = None, literal: bool = False
 ) -> onnx.ModelProto:
-    """Return the graph from counts, or from an embedding where there is no projection, to labels.
+    """Return the graph from counts to labels; if the network has no projection, from an embedding to labels.
 
     With ``encoder`` the graph starts from scGPT's tokens: encoder and classifier in one graph. With ``literal`` the
-    graph keeps the paper's m copies; for comparison, and hundreds of times slower.
+    graph keeps the paper's m copies of each cell. Such a graph is for comparison only, and hundreds of times slower.
     """
     builder, config = Builder(precision), network.config
     inputs = [_tensor(contract.THRESHOLD, [])]

@@ -9,18 +9,18 @@ then reset::
 
 The division by tau is part of the weights of the layer before. Two rewritings save most of the other operators.
 
-*A constant current*, as in the first block, whose input is the same at every step. d steps after a reset, a neuron that
-did not fire has h = c S(d), where S(d) = 1 + a + ... + a^(d-1). The neuron fires at the first d with
+*A constant current* occurs in the first block, whose input is the same at every step. A neuron that did not fire has
+h = c S(d) at d steps after a reset, where S(d) = 1 + a + ... + a^(d-1). The neuron fires at the first d with
 c S(d) >= threshold and starts again from 0, so it fires every d steps. T comparisons ``c >= threshold / S(d)`` give the
 period d, and the period gives all spikes.
 
-*A varying current*. As written above, a step multiplies by the leak, adds, compares, and resets by the comparison.
+*A varying current* takes four operators a step as written above: multiply by the leak, add, compare, reset.
 
 - With every sign changed, the reset is one operator. ThresholdedRelu keeps values above a limit and sets the others to
   0. The neurons that did not fire have -h above -threshold.
 - In units of a^t there is no leak. With H(t) = h(t) / a^t and V(t) = v(t) / a^t, H(t) = V(t-1) + c(t) / a^t, and the
   neuron fires at threshold / a^t. Currents and thresholds therefore grow from step to step, by :attr:`Neurons.factors`.
-  The factor of the currents costs nothing, as the layer before multiplies by it.
+  The layer before the neurons multiplies the currents by these factors at no cost.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import numpy as np
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt_onnx.graph.builder import Builder
 
-# Largest growth of currents from the first to the last step; float32 has a larger range, but T is not bounded.
+# Largest growth of currents from the first to the last step; with many steps, growth could exceed float32.
 LARGEST_GROWTH = 2.0**20
 
 
@@ -48,10 +48,10 @@ class Neurons:
         self.threshold, self.leak = config.v_threshold / gain, 1 - 1 / config.tau
 
     def spikes_of_constant(self, current: str) -> list[str]:
-        """Add the spikes of each step, bool, for a current that is the same at every step."""
+        """Add the boolean spikes of each step, for a current that is the same at every step."""
         add = self.builder.add
         charged = np.cumsum(self.leak ** np.arange(self.steps))  # S(1) ... S(T)
-        # Fired by step d. Neurons of period d are in reached[d - 1] but not in its subset reached[d - 2]: an Xor.
+        # reached[d - 1] is True if the neuron fires within d steps. With period d, reached[d - 2] is False: an Xor.
         reached = [add("GreaterOrEqual", current, self.builder.number(self.threshold / total)) for total in charged]
         every = []
         for step in range(1, self.steps + 1):
@@ -69,12 +69,12 @@ class Neurons:
 
     @cached_property
     def factors(self) -> list[float]:
-        """Return the factors of the currents of each step that :meth:`spikes` takes."""
+        """Return for each step the factor by which the currents are multiplied before :meth:`spikes`."""
         growth = (1 / self.leak) ** np.arange(self.steps)
         return growth.tolist() if growth[-1] <= LARGEST_GROWTH else [1.0] * self.steps
 
     def spikes(self, currents: Sequence[str]) -> list[str]:
-        """Add the spikes of each step, bool, from the currents of each step, times their factors, times -1."""
+        """Add the boolean spikes of each step, from currents that were multiplied by ``factors`` and by -1."""
         add, number = self.builder.add, self.builder.number
         spikes, kept = [], ""
         for step, (current, factor) in enumerate(zip(currents, self.factors, strict=True)):

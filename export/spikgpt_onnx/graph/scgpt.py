@@ -1,4 +1,4 @@
-"""scGPT's encoder, from tokens to a cell's vector: the network of :mod:`spikgpt.engines.scgpt.encoder`."""
+"""Build scGPT's encoder, from tokens to a cell's vector: the network of :mod:`spikgpt.engines.scgpt.encoder`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spikgpt.engines.numpy import NORM_EPSILON
 from spikgpt.types import Floats
 from spikgpt_onnx.graph.builder import Builder, Linear
 
-# Largest value of a token; scGPT clips larger ones.
+# Largest value of a token; scGPT clips larger values to this one.
 LARGEST_VALUE = 512
 
 
@@ -24,7 +24,7 @@ class CellEncoder:
         self.builder, self.encoder, self.weights = builder, encoder, encoder.weights
 
     def vectors(self) -> str:
-        """Add the network, from tokens, (B, N) each, to vectors of unit length, (B, D)."""
+        """Add the network, from token inputs of shape (B, N) to vectors of unit length, shape (B, D)."""
         builder, add = self.builder, self.builder.add
         x = self._tokens()
         # Added to the scores of attention, -inf gives padding the weight exp(-inf) = 0.
@@ -36,9 +36,9 @@ class CellEncoder:
         return builder.unit_length(add("Squeeze", x, builder.integers(1)))
 
     def _tokens(self) -> str:
-        """Add the sum of the embeddings of each gene and of its value, (B, N) each to (B, N, D)."""
+        """Add the embedding of each token, shape (B, N, D): the sum of the embeddings of its gene and its value."""
         add, constant = self.builder.add, self.builder.constant
-        # The first depends on a vocabulary index only, the second on a bin only, so both are tables.
+        # A gene's embedding depends only on its vocabulary index, a value's only on its bin, so both are tables.
         gene_table = _layer_norm(self.weights["encoder.embedding.weight"], self.weights, "encoder.enc_norm")
         bins = np.arange(self.encoder.lowest, self.encoder.vocabulary.n_bins + 1)
         values = np.minimum(bins, LARGEST_VALUE).astype(np.float64)[:, None]
@@ -53,7 +53,7 @@ class CellEncoder:
         return add("Add", genes, add("Gather", constant("values of bins", value_table), row))
 
     def _layer(self, name: str, x: str, absent: str, *, cls_alone: bool) -> str:
-        """Add a transformer layer, (B, N, D) to the same, or to (B, 1, D) for ``<cls>`` alone."""
+        """Add a transformer layer, from shape (B, N, D) to the same, or to (B, 1, D) with ``cls_alone``."""
         builder, add = self.builder, self.builder.add
         size, heads = self.encoder.dim, self.encoder.heads
         by_head = builder.integers(0, 0, heads, size // heads)
@@ -80,7 +80,7 @@ class CellEncoder:
         return self.weights[name].astype(np.float64)[rows]
 
     def _dense(self, value: str, name: str, rows: slice = slice(None)) -> str:
-        """Add a linear layer, or some outputs of it, (B, N, in) to (B, N, out)."""
+        """Add a linear layer from shape (B, N, in) to (B, N, out); ``rows`` selects some of its outputs."""
         layer = Linear(f"{name} {rows.start or 0}", self._part(f"{name}.weight", rows))
         bias = self.builder.constant(f"{layer.name}.bias", self._part(f"{name}.bias", rows))
         # The bias is added separately, as Gemm takes matrices only.
