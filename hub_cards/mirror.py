@@ -1,11 +1,11 @@
-"""Lay labelled cells of .h5ad files out as the published files of their studies, for ``spikgpt build --mirror``.
+"""Write the cells of .h5ad files as the published files of their studies, for ``spikgpt build --mirror``.
 
 python hub_cards/mirror.py pancreas --data tests/data MIRROR
 spikgpt build pancreas --variant shipped --mirror MIRROR --out islets
 
 Use this command if you have the cells as .h5ad files, and cannot download the files of the study. To add a reference,
 write a function that takes the cells and the folder of the mirror, and writes the files as ``ACCESSION/NAME``. Register
-it with the name of the recipe and the pattern of the .h5ad files:
+the function with the name of the recipe and the pattern of the .h5ad files:
 
     @layout("kidney", "kidney_*.h5ad")
     def kidney(cells: AnnData, mirror: Path) -> None:
@@ -34,7 +34,7 @@ from spikgpt.cells.reading import read_cells
 from spikgpt.errors import ConfigError, listed
 
 Layout = Callable[[AnnData, Path], None]
-# The function and the pattern of the .h5ad files of each recipe.
+# For each recipe, the function that writes its files, and the pattern of its .h5ad files.
 LAYOUTS: dict[str, tuple[Layout, str]] = {}
 
 
@@ -115,7 +115,7 @@ def retina(cells: AnnData, mirror: Path) -> None:
 
 @layout("rpe-choroid", "rpe_choroid_voigt_human*.h5ad")
 def rpe_choroid(cells: AnnData, mirror: Path) -> None:
-    """Write GSE135922_RAW.tar, with a table of log-normalised values for each sample, as R writes one by default."""
+    """Write GSE135922_RAW.tar, with a table of log-normalised values for each sample, in R's default format."""
     members = {}
     for title, part in _voigt_samples(cells):
         library = title.partition("_")[2]
@@ -132,7 +132,7 @@ def rpe_choroid(cells: AnnData, mirror: Path) -> None:
 def pbmc(cells: AnnData, mirror: Path) -> None:
     """Write the matrix of 10x Genomics, and a table with the labels."""
     folder = mirror / "10x-PBMC-3k"
-    # The symbols stand in for the Ensembl ids, which the cells at hand lack.
+    # The .h5ad files have no Ensembl ids, so the symbols stand in for the ids.
     members = mtx_members(cells, [(symbol, symbol) for symbol in cells.var_names], suffix="-1")
     hg19 = {f"filtered_gene_bc_matrices/hg19/{name}": content for name, content in members.items()}
     write_tar(folder / "pbmc3k_filtered_gene_bc_matrices.tar.gz", hg19)
@@ -195,7 +195,7 @@ def gzip_lines(lines: Iterable[str]) -> bytes:
 
 
 def write_tar(path: Path, members: Mapping[str, bytes]) -> None:
-    """Write files, by name, to an archive; ``.gz`` at the end of its name means compressed."""
+    """Write files, given by name, to a tar archive; gzip the archive if its name ends with ``.gz``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w") as tar:
@@ -223,7 +223,7 @@ def read_data(folder: Path, pattern: str) -> AnnData:
 
 
 def main() -> None:
-    """Write a mirror."""
+    """Write the mirror folder of a recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(LAYOUTS), help="recipe")
     parser.add_argument("mirror", type=Path, help="folder to write to")

@@ -3,8 +3,8 @@
 python hub_cards/lung-lavage/derive_labels.py CELLS.h5ad --out hub_cards/lung-lavage/labels.csv.gz
 
 CELLS.h5ad has UMI counts in X, gene symbols in var_names, and names such as C144_AAACGGGTCGAATGCT: the sample in GEO
-and the barcode. The labels of the authors are not used. They have no licence. ``--compare COLUMN`` prints the agreement
-with the labels in a column of obs.
+and the barcode. The labels of the authors are not used, as they have no licence. ``--compare COLUMN`` prints the
+agreement with the labels in a column of obs.
 
 1. The cells are clustered (Leiden). Each cluster joins the compartment of its best type in ``markers.csv``.
 2. The cells of each compartment are clustered again. A cluster gets the label of its best type if the score of the type
@@ -34,17 +34,17 @@ from anndata import AnnData
 from sklearn.metrics import adjusted_rand_score
 
 MARKERS = Path(__file__).with_name("markers.csv")
-# Resolutions of the clusters of all cells, and of the cells of a compartment.
+# Leiden resolutions for the clusters of all cells, and of the cells of one compartment.
 COARSE, FINE = 2.0, 3.0
-# Least score of a cluster's type, and least difference from the second type.
+# Smallest score of a cluster's type, and smallest difference from the score of the second type.
 LEAST_SCORE, LEAST_MARGIN = 0.15, 0.1
-# Least share of the markers of a type of another compartment that marks a doublet.
+# A cell with this share of the markers of a type of another compartment counts as a doublet.
 DOUBLET = 0.5
 LEAST_CELLS = 5
 
 
 def derive_labels(counts: AnnData, markers: pd.DataFrame) -> pd.Series[Any]:
-    """Return the label of each cell; empty for cells between types."""
+    """Return the label of each cell; empty for cells without a clear type."""
     cells = counts.copy()
     sc.pp.normalize_total(cells, target_sum=1e4)
     sc.pp.log1p(cells)
@@ -80,7 +80,11 @@ def cluster(cells: AnnData, resolution: float) -> pd.Series[Any]:
 
 
 def shares(detected: pd.DataFrame, markers: pd.DataFrame, expressed: str) -> pd.DataFrame:
-    """Return the mean of the columns of each type's markers; zero for types without such markers."""
+    """Return the mean of ``detected`` over the markers of each type, with a column for each type.
+
+    ``expressed`` is ``yes`` for markers that the type expresses, and ``no`` for markers that it does not express. A
+    type without such markers gets 0.
+    """
     chosen = markers[markers["expressed"] == expressed].groupby("type")["gene"].agg(list)
     return pd.DataFrame(
         {name: detected[chosen[name]].mean(axis=1) if name in chosen else 0.0 for name in markers["type"].unique()}
@@ -88,7 +92,7 @@ def shares(detected: pd.DataFrame, markers: pd.DataFrame, expressed: str) -> pd.
 
 
 def scores(detected: pd.DataFrame, markers: pd.DataFrame) -> pd.DataFrame:
-    """Return the score of each type, from the share of cells that express each gene."""
+    """Return the score of each type, from ``detected``: the share of cells that express each gene."""
     return shares(detected, markers, "yes") - shares(detected, markers, "no")
 
 
@@ -117,7 +121,10 @@ def write_labels(labels: pd.Series[Any], path: Path) -> None:
 
 
 def compare(labels: pd.Series[Any], stated: pd.Series[Any]) -> str:
-    """Return the agreement of the labels with other labels, as text; a label means its most frequent other label."""
+    """Return the agreement of the labels with the labels ``stated``, as text.
+
+    Each label is matched with the stated label that is most frequent among its cells.
+    """
     labelled = labels != ""
     table = pd.crosstab(stated, labels.replace("", "no label"))
     right = table.drop(columns="no label").max()

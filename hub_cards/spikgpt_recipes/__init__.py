@@ -1,1 +1,1 @@
-"""Build references from the files that studies published: recipes, readers of their files, and the build steps."""
+"""Build references from the files that studies published: recipes, readers of the files, and the steps of a build."""

@@ -1,7 +1,8 @@
-"""Download of a study's files from their publisher or a mirror.
+"""Download a study's files from their publisher or a mirror.
 
-A broken download resumes if the server still has the same file. A file gets its name when its size and hash match the
-recipe. The cache names files by address and hash: no recipe gets the files that another recipe took from elsewhere.
+A broken download resumes if the server still has the same file. A file gets its final name after its size and hash
+match the recipe. The cache names folders by a hash of the address and the sha256. So no recipe gets a file that another
+recipe downloaded from another address.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from spikgpt.reference.hub_requests import ImproperAnswer, Meter, session, with_
 from spikgpt_recipes.layouts import StudyFile
 from spikgpt_recipes.paths import path_within
 
-# Most tries without progress, and seconds to wait after the first try; the wait doubles.
+# Largest number of tries without progress, and seconds to wait after the first try. The wait doubles each time.
 TRIES, WAIT = 5, 1.0
-# Seconds without a byte that end a try.
+# Seconds without a received byte after which a try ends.
 TIMEOUT = 30.0
-# Most bytes of a file whose size only the server states, and of a file without a stated size.
+# Largest size of a file in bytes: if only the server states the size, and if no size is stated.
 LARGEST_FILE, LARGEST_UNSTATED = 100 * 1024**3, 8 * 1024**3
-# Disk space that a file without a stated size leaves free, and bytes between two checks of the disk.
+# Bytes of the disk that stay free if no size is stated, and received bytes between two checks of the disk.
 LEFT_FREE, CHECK_EVERY = 2 * 1024**3, 64 * 1024**2
-# First bytes that identify a web page; no table or archive begins with "<".
+# Number of first bytes that are checked for a web page. No table or archive begins with "<".
 HEAD = 256
-# Temporary HTTP statuses, permanent HTTP statuses, and permanent errors by class name.
+# HTTP statuses of temporary errors, HTTP statuses of refused or missing files, and permanent errors by class name.
 PASSING, GONE = (408, 416, 425, 429), (401, 403, 404, 410)
 LASTING_ERRORS = ("ConnectError", "OfflineModeIsEnabled", "UnsupportedProtocol")
 
@@ -100,14 +101,14 @@ class _ChangedError(ConnectionError):
 
 
 class _Download:
-    """A download of one file that resumes."""
+    """A download of one file, which resumes after a break."""
 
     def __init__(self, file: StudyFile, url: str, path: Path, bar: Any) -> None:
         self.file, self.url, self.path, self.bar, self.bar_start = file, url, path, bar, bar.n
         self.title = f"{path.parents[1].name}/{file.name} ({url})"
-        # The received part, and the server's version and size of the whole file.
+        # File of the received bytes, and file with the server's version and size of the whole file.
         self.part, self.version = (path.with_name(f".{file.name}.{ending}") for ending in ("part", "version"))
-        # Most bytes of the file, bytes before the next check of the disk, and whether the size is known.
+        # Largest size of the file, size at which the disk is checked next, and True if the size of the file is known.
         self.limit, self.next_check, self.stated = 0, 0, False
 
     def run(self) -> None:
@@ -138,12 +139,12 @@ class _Download:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def _resume(self) -> None:
-        """Request the missing bytes and append them to the part."""
+        """Request the missing bytes, and append them to the received bytes."""
         from huggingface_hub import utils
 
         version, _, total = (self.version.read_text() if self.version.exists() else "").partition("\n")
         with self.part.open("ab") as part:
-            # Without a hash, a part could be completed by another version.
+            # Start anew without a version or hash: the rest could come from another version of the file.
             start = part.tell() if version or self.file.sha256 else 0
             if start and start == self.file.size:
                 return
@@ -171,14 +172,14 @@ class _Download:
                 part.write(chunk)
                 self.bar.update(self.bar_start + part.tell() - self.bar.n)
 
-            # write() applies lower limits, once the server has stated a size.
+            # write() applies a lower limit after the server has stated a size.
             with_timeout(self.file.name, request, meter=Meter(max(LARGEST_FILE, self.file.size or 0)))
         if self.file.size is not None and self._received() < self.file.size:
             msg = f"it ended after {self._received()} bytes of {self.file.size}"
             raise ConnectionError(msg)
 
     def _check_rest(self, response: Any, start: int, version: str, total: str) -> None:
-        """Refuse a response that is not the rest of the received part."""
+        """Refuse a response that does not continue the received bytes."""
         stated = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if not stated or int(stated[1]) != start:
             msg = f"another part than from byte {start}"
@@ -190,7 +191,7 @@ class _Download:
         self._set_limit(int(stated[2]) if stated[2] != "*" else None)
 
     def _check_whole(self, response: Any) -> None:
-        """Refuse a response that is not a whole file, and keep its version."""
+        """Refuse a response that is not a whole file; else store the version of the file."""
         if response.status_code != 200:
             msg = f"status {response.status_code}"
             raise ImproperAnswer(msg)
@@ -202,7 +203,7 @@ class _Download:
         length = response.headers.get("Content-Length", "")
         self._set_limit(int(length) if length.isdecimal() else None)
         version = next(iter(_versions(response)), "")
-        # Weak ETags may name versions with different bytes.
+        # A weak ETag (W/...) may stand for versions with different bytes.
         self.version.write_text(f"{'' if version.startswith('W/') else version}\n{length}")
 
     def _set_limit(self, stated: int | None) -> None:
@@ -231,7 +232,7 @@ class _Download:
         raise ImproperAnswer(problem)
 
     def _is_passing(self, error: Exception) -> bool:
-        """Return True if another try may succeed; delete a part that cannot be completed."""
+        """Return True if another try may succeed; delete received bytes that cannot be completed."""
         status = status_of(error)
         if status == 416 or isinstance(error, ImproperAnswer | _ChangedError):
             self.part.unlink(missing_ok=True)
@@ -268,18 +269,18 @@ class _Download:
 
 
 def _versions(response: Any) -> list[str]:
-    """Return the server's names of a file's version: its ETag and its time, as far as stated."""
+    """Return the server's marks of a file's version: the ETag and the time of change, as far as stated."""
     return [response.headers[name] for name in ("ETag", "Last-Modified") if name in response.headers]
 
 
 def _wrong_kind(head: bytes) -> str:
-    """Return the kind of a file that is no data, by its first bytes; empty for data."""
+    """Return the kind of a file by its first bytes: a web page or a Git LFS pointer; empty for data."""
     start = head[:HEAD].removeprefix(b"\xef\xbb\xbf").lstrip()
     return POINTER if start.startswith(b"version https://git-lfs") else PAGE if start.startswith(b"<") else ""
 
 
 def _difference(file: StudyFile, path: Path) -> str:
-    """Return how a file differs from the recipe; empty when it does not."""
+    """Return how a file differs from the recipe; empty if the file is as the recipe states."""
     size = path.stat().st_size
     if file.size not in (None, size):
         return f"has {size} bytes; expected {file.size}"
@@ -292,7 +293,7 @@ def _difference(file: StudyFile, path: Path) -> str:
 
 
 def _mirrored(file: StudyFile, mirror: Path, accession: str) -> Path:
-    """Return a file of a mirror folder, or refuse it."""
+    """Return the path of a file in a mirror folder; refuse a file that is missing or differs from the recipe."""
     path = path_within(mirror, accession, file.name, links=True)
     if not path.is_file():
         msg = f"{path} does not exist. Download it from {file.url}, or leave --mirror out."

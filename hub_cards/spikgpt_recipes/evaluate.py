@@ -1,4 +1,4 @@
-"""Evaluation of a reference on query studies, and on labels that are left out, as in the paper."""
+"""Evaluate a reference on query studies, and on labels that are left out of the reference, as in the paper."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from spikgpt.training.train import train
 from spikgpt.types import Bools, Integers, Strings
 from spikgpt_recipes.recipe import LABEL
 
-# Most labels in the list of best labels of unseen cells.
+# Largest number of labels in the list of labels that unseen cells are mistaken for.
 MOST_MISTAKEN = 5
 
 
@@ -42,12 +42,12 @@ class StudyEvaluation:
 
 
 def evaluate_study(reference: Reference, study: str, path: Path) -> StudyEvaluation:
-    """Annotate a prepared study and compare the labels with its own.
+    """Annotate the prepared cells of a study, and compare the labels with the study's own labels.
 
     Raises
     ------
     LabelsError
-        When the reference has none of its labels.
+        When the reference has none of the study's labels.
     """
     with open_cells(path) as cells:
         annotation = _annotate(reference, cells)
@@ -68,7 +68,7 @@ def evaluate_study(reference: Reference, study: str, path: Path) -> StudyEvaluat
 
 
 def pool_studies(evaluations: list[StudyEvaluation]) -> StudyRecord:
-    """Return the figures over the cells of all studies."""
+    """Return the figures over the cells of all studies together."""
     records = [evaluation.record for evaluation in evaluations]
     best = np.concatenate([evaluation.best for evaluation in evaluations])
     agreement = measure(np.concatenate([evaluation.truth for evaluation in evaluations]), best)
@@ -97,8 +97,8 @@ def leave_label_out(
 ) -> list[LeftOutRecord]:
     """Train a reference without a label, and evaluate it on the studies with cells of the label.
 
-    Without studies, whole donors of the reference are held out for the evaluation, or 30% of the cells of each label
-    if there is one donor.
+    Without query studies, whole donors of the reference are held out for the evaluation, or 30% of the cells of each
+    label if there is one donor.
 
     Parameters
     ----------

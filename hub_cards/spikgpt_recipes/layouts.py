@@ -13,9 +13,9 @@ from spikgpt_recipes.paths import LONGEST_NAME, check_file_name
 
 try:
     import re2
-except ImportError:  # without the extra that builds references
+except ImportError:  # the extra ``train`` is not installed
     re2 = None
-# Errors of texts that are no regular expression.
+# Errors that the libraries raise for an invalid regular expression.
 _ERRORS = (re.error, RecursionError, OverflowError, *((re2.error,) if re2 else ()))
 
 Delimiter = Literal[",", "\t", ";", " "]
@@ -23,7 +23,7 @@ FileName = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Size = Annotated[int, Meta(ge=0, lt=2**53)]
 Column = Annotated[str, Meta(min_length=1)]
-# Columns of obs, and the source of each.
+# New columns of obs, and for each the column of the file to read.
 Columns = dict[Column, Column]
 
 # Unreadable kinds of files by their endings, and how to convert them.
@@ -63,7 +63,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 
 class _Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="format"):
-    """Base of all layouts."""
+    """Base class of all layouts of files."""
 
 
 class StudyGeneTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +82,7 @@ class StudyGeneTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Cells(_Layout, frozen=True, kw_only=True):
-    r"""Base of the layouts that hold expression values.
+    r"""Base class of the layouts of files with expression values.
 
     Parameters
     ----------
@@ -148,7 +148,8 @@ class Mtx(_Cells, frozen=True, kw_only=True, tag="mtx"):
     """Output of Cell Ranger: a Matrix Market file with lists of barcodes and features.
 
     The lists are members of the same archive as the matrix, or other files of the study with the layout ``part``. The
-    names of matrix and lists differ only in ``matrix``, ``barcodes`` and ``features``. Each file may be gzipped.
+    names of matrix and lists differ only in their endings: the fields ``matrix``, ``barcodes`` and ``features``. Each
+    file may be gzipped.
     """
 
     matrix: FileName = "matrix.mtx"
@@ -181,7 +182,7 @@ class H5ad(_Cells, frozen=True, kw_only=True, tag="h5ad"):
 
 
 class _Archive(_Layout, frozen=True, kw_only=True):
-    r"""Base of archives.
+    r"""Base class of the layouts of archives.
 
     Parameters
     ----------
@@ -209,7 +210,7 @@ class Zip(_Archive, frozen=True, kw_only=True, tag="zip"):
 
 
 class _Description(_Layout, frozen=True, kw_only=True):
-    """Base of the layouts that describe the cells of the study's other files."""
+    """Base class of the layouts that describe the cells of the study's other files."""
 
     obs: Columns
     rename: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Paths from names in recipes and archives, none of which leaves its folder."""
+"""Build paths from names in recipes and archives, and refuse names that lead out of their folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spikgpt.errors import ConfigError
 
-# Windows opens a device by these names, whatever the ending.
+# Windows opens a device by each of these names, with any file extension.
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 LONGEST_NAME = 200
 # Not every system has these flags.
@@ -17,7 +17,7 @@ WITHOUT_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def check_file_name(field: str, name: str, *, ascii_only: bool = True) -> None:
-    """Refuse a name that is not a visible file or folder on every system.
+    """Refuse a name that is not allowed for a visible file or folder on every operating system.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def path_within(folder: Path, *names: str, links: bool = False) -> Path:
     Parameters
     ----------
     links
-        Whether links in ``folder`` may leave it, because the user made that folder.
+        True for a folder that the user made: its links may lead out of it.
 
     Raises
     ------
@@ -64,9 +64,9 @@ def read_regular_file(path: Path, largest: int, *, links: bool = False) -> bytes
     Parameters
     ----------
     largest
-        Most bytes of the file.
+        Largest size of the file in bytes.
     links
-        Whether ``path`` may be a symbolic link.
+        True if ``path`` may be a symbolic link.
 
     Raises
     ------

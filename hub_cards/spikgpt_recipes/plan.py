@@ -1,4 +1,4 @@
-"""The cells to build a reference from: those of the recipe, of a variant, or of some studies."""
+"""Choose the cells to build a reference from: those of the recipe, of a variant, or of some studies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spikgpt_recipes.recipe import BuildRecipe, ObsFilter, RecipeStudy
 
 @dataclass(frozen=True)
 class StudySelection:
-    """A study, and the values of obs columns that its cells need, besides those of ``RecipeStudy.keep``."""
+    """A study, and the allowed values of obs columns of its cells, in addition to ``RecipeStudy.keep``."""
 
     study: RecipeStudy
     where: ObsFilter
@@ -26,13 +26,13 @@ class StudySelection:
         return self.study.study
 
     def to_builtins(self) -> dict[str, Any]:
-        """Return plain JSON values that determine the cells."""
+        """Return the study and the allowed values as plain JSON values; they determine the selected cells."""
         return {"source": msgspec.to_builtins(self.study), "where": msgspec.to_builtins(self.where)}
 
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """Studies to train on and to evaluate on.
+    """Plan of a build: studies to train on, and studies to evaluate on.
 
     ``missing`` are studies of the recipe, or of its variant, that are left out.
     """

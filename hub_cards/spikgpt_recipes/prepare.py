@@ -1,4 +1,4 @@
-"""Prepared cells: AnnData files with the genes and labels of the reference, written a few thousand cells at a time."""
+"""Prepare cells: write AnnData files with the genes and labels of the reference, a few thousand cells at a time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from spikgpt_recipes.recipe import DONOR, LABEL, STUDY, TERM, BuildRecipe, Recip
 
 @dataclass
 class CellTally:
-    """Numbers of prepared cells of a study, and of the cells left out by reason."""
+    """Numbers of prepared cells of a study, and of cells that were left out for each reason."""
 
     cells: int = 0
     not_selected: int = 0
@@ -76,12 +76,12 @@ def prepare(
 
 
 class _PartCache:
-    """Cells on disk, until the shared genes of all tables are known."""
+    """Cells that are kept on disk until the shared genes of all tables are known."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.obs: list[pd.DataFrame] = []
-        # The tables of genes, and the index of the table of each part.
+        # Distinct tables of genes, and for each part of the cells the index of its table.
         self._vars: list[pd.DataFrame] = []
         self._var_indices: list[int] = []
 
@@ -112,7 +112,7 @@ class _PartCache:
 
 
 def write_cells(path: Path, parts: Iterable[tuple[sparse.csr_matrix, pd.DataFrame]], var: pd.DataFrame) -> None:
-    """Write an ``.h5ad`` file from parts of values and obs; every column of obs becomes categories."""
+    """Write an ``.h5ad`` file from parts of values and obs; every column of obs becomes categorical."""
     frames = list[pd.DataFrame]()
     with h5py.File(path, "w") as file:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
@@ -120,7 +120,7 @@ def write_cells(path: Path, parts: Iterable[tuple[sparse.csr_matrix, pd.DataFram
             if frames:
                 sparse_dataset(file["X"]).append(values)
             else:
-                # Row starts of more than 2**31 values need 64 bits.
+                # Row starts (indptr) of a matrix of more than 2**31 values need 64 bits.
                 values.indptr = values.indptr.astype(np.int64)
                 write_elem(file, "X", values)
             frames.append(obs)
@@ -179,7 +179,7 @@ def _add_study(
 
 
 def _selected(cells: AnnData, selection: StudySelection) -> Bools:
-    """Return whether each cell has the obs values of the study and the plan, shape (n,)."""
+    """Return whether the obs values of each cell are allowed by the recipe and the plan, shape (n,)."""
     selected = np.ones(cells.n_obs, dtype=bool)
     for column, values in [*selection.study.keep.items(), *selection.where.items()]:
         selected &= _column(cells, column, selection.study).isin(values).to_numpy()
@@ -187,7 +187,7 @@ def _selected(cells: AnnData, selection: StudySelection) -> Bools:
 
 
 def _stated_labels(cells: AnnData, study: RecipeStudy) -> tuple[Strings, Bools]:
-    """Return the study's own labels, and whether each cell has one, both of shape (n,)."""
+    """Return the study's own labels, and whether each cell has a label, both of shape (n,)."""
     column = _column(cells, study.label, study)
     labels = column.astype(object).where(column.notna(), None)
     try:
@@ -197,7 +197,7 @@ def _stated_labels(cells: AnnData, study: RecipeStudy) -> tuple[Strings, Bools]:
 
 
 def _donors(cells: AnnData, study: RecipeStudy) -> Strings:
-    """Return the donor of each cell, or the study for cells without one, shape (n,)."""
+    """Return the donor of each cell, or the name of the study for cells without a donor, shape (n,)."""
     if study.donor not in cells.obs:
         return np.full(cells.n_obs, study.study)
     donors = cells.obs[study.donor].astype(object)
@@ -222,13 +222,13 @@ def _counts(cells: AnnData, study: RecipeStudy) -> sparse.csr_matrix:
 
 
 def _passes_filter(values: sparse.csr_matrix, recipe: BuildRecipe) -> Bools:
-    """Return whether each cell has enough genes and counts, and any counts, shape (n,)."""
+    """Return whether each cell has counts, and enough genes and counts for the recipe, shape (n,)."""
     least, totals, genes = recipe.preprocessing, row_sums(values), np.diff(values.indptr)
     return np.asarray((totals > 0) & (genes >= least.minimum_genes) & (totals >= least.minimum_counts))
 
 
 def _shared_genes(tables: Sequence[pd.DataFrame]) -> GeneList:
-    """Return the genes of every table, by their names in the first."""
+    """Return the genes that every table has, under their names in the first table."""
     genes = genes_of(tables[0])
     shared = np.ones(len(genes), dtype=bool)
     for table in tables[1:]:

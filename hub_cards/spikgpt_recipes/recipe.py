@@ -1,7 +1,7 @@
 """Recipes: the strictly read ``recipe.yaml`` that describes a reference.
 
 A recipe names the files of studies, maps their labels, and states the studies to train on, the studies to evaluate on,
-and the figures of the paper. ``docs/guides/build.md`` explains one.
+and the figures of the paper. ``docs/guides/build.md`` explains a recipe.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from spikgpt_recipes.paths import check_file_name, path_within, read_regular_fil
 FILE = "recipe.yaml"
 # Columns of obs of prepared cells.
 LABEL, DONOR, STUDY, TERM = "cell_type", "donor", "study", "cell_ontology_id"
-# Most bytes of a recipe or a card.
+# Largest size of a recipe or a card in bytes.
 LARGEST = 256 * 1024
-# Most characters of a number: YAML reads "1:1:1:..." to base 60 in quadratic time.
+# Largest length of a number in characters, and YAML types of numbers. "1:1:1:..." is read in quadratic time.
 LONGEST_NUMBER, NUMBERS = 40, ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
 
 Name = Annotated[str, Meta(pattern=r"\A[\w.-]{1,100}\Z")]
@@ -66,13 +66,14 @@ class RecipeStudy(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
     labels
         Label of the reference for each label of the study; null leaves its cells out.
     patterns
-        The same by regular expressions for whole labels. A label in neither is an error.
+        The same for labels that match a regular expression as a whole. A label that is in neither ``labels`` nor
+        ``patterns`` is an error.
     label, donor
         Columns of obs, as the readers return them. A study without donors counts as one donor.
     keep
-        Values of obs columns that cells need.
+        Allowed values of obs columns; cells with other values are left out.
     round
-        Whether corrected counts are rounded to whole counts.
+        True if corrected counts are to be rounded to whole counts.
     """
 
     study: Name
@@ -139,14 +140,14 @@ class RecipeVariant(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class CellFilter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Least numbers of genes and counts of a cell."""
+    """Smallest numbers of genes and of counts that a cell needs."""
 
     minimum_genes: Annotated[int, Meta(ge=0, le=10**9)] = 0
     minimum_counts: Annotated[float, Meta(ge=0, le=1e15)] = 0
 
 
 class BuildRecipe(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A recipe. The labels ``left_out`` are left out of references in turn, to test unknown cells."""
+    """A recipe. Each label of ``left_out`` is left out of a reference in turn, to test the rejection of its cells."""
 
     name: Name
     source: Text
@@ -156,7 +157,7 @@ class BuildRecipe(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cells: ExpectedCells
     labels: Annotated[dict[str, RecipeLabel], Meta(min_length=2)]
     sources: Annotated[tuple[RecipeStudy, ...], Meta(min_length=1)]
-    # For recipes of the paper.
+    # Figures of the paper; None for recipes that the paper does not have.
     paper: Paper | None = None
     left_out: tuple[str, ...] = ()
     variants: dict[Name, RecipeVariant] = {}
@@ -234,12 +235,12 @@ def read_recipe(folder: Path) -> BuildRecipe:
     """
     path, values = folder / FILE, None
     try:
-        values = yaml.load(_read_text(folder, FILE), _StrictLoader)  # a SafeLoader
+        values = yaml.load(_read_text(folder, FILE), _StrictLoader)  # a subclass of SafeLoader
         recipe = msgspec.convert(values, BuildRecipe)
     except (yaml.YAMLError, RecursionError) as error:
         msg = f"{path} is no plain YAML: {' '.join(str(error).split())}"
         raise ConfigError(msg) from None
-    except (ValueError, TypeError, SpikGPTError) as error:  # errors of dates, of keys and of msgspec
+    except (ValueError, TypeError, SpikGPTError) as error:  # errors of dates, of keys, and of msgspec
         problem, _, field = str(error).rstrip(".").partition(" - at `$")
         msg = f"{path} is invalid: {problem}{_location(values, field.rstrip('`'))}. Correct that line."
         raise ConfigError(msg) from None
@@ -315,7 +316,7 @@ def _check_files(recipe: BuildRecipe) -> None:
 
 
 def _check_labels(recipe: BuildRecipe) -> None:
-    """Refuse impossible labels, terms that the Cell Ontology lacks, and unknown labels."""
+    """Refuse invalid label names, terms that the Cell Ontology lacks, and labels that the recipe does not define."""
     LabelMap(tuple(recipe.labels), tuple(label.id for label in recipe.labels.values()))
     table = ontology()
     for name, label in recipe.labels.items():
@@ -359,7 +360,7 @@ def _read_bytes(folder: Path, name: str) -> bytes:
 
 
 def _location(values: object, field: str) -> str:
-    """Return the field of an error, with the name of its study."""
+    """Return the field of an error as text, with the name of the study that has the field."""
     if not field:
         return ""
     match = re.match(r"\.sources\[(\d+)\]", field)

@@ -29,7 +29,7 @@ class BuildState:
             self._steps = {}
 
     def result(self, step: str, key: str) -> Any:
-        """Return the result of a step with these inputs; None if it was not done with them."""
+        """Return the result of a step; None if the step was not finished with the inputs of this hash."""
         finished = self._steps.get(step, {})
         return finished.get("found") if finished.get("key") == key else None
 

@@ -30,11 +30,11 @@ from spikgpt_recipes.recipe import DONOR, LABEL, own_file, read_card
 from spikgpt_recipes.state import BuildState, hash_inputs
 
 STEPS = ("download", "prepare", "train", "evaluate", "card")
-# Share of the expected cells that a reference may lack before its card states so.
+# Share of the expected cells that may be missing before the card states that the reference is incomplete.
 MOST_MISSING = 0.02
 # Graphs of a built reference. A user who needs fp16 exports that graph, which takes 0.4 MB.
 PRECISIONS = ("fp32", "int8")
-# Donors of a reference that are held out in turn, at least.
+# Smallest number of donors for cross-validation, which holds each donor out in turn.
 LEAST_DONORS = 3
 
 
@@ -69,7 +69,7 @@ class Build:
     cache: Path | None = None
     mirror: str | None = None
     on_epoch: OnEpoch | None = None
-    # The hash of the inputs, and the result, of each finished step.
+    # Hash of the inputs, and result, by the name of each finished step.
     _keys: dict[str, str] = field(init=False, default_factory=dict)
     _results: dict[str, Any] = field(init=False, default_factory=dict)
 
@@ -153,7 +153,7 @@ class Build:
             return all(path.is_file() for path in (self._reference, *self._queries.values()))
         if step == "train":
             return self._trained.is_dir()
-        # The state holds the figures of the evaluation.
+        # The figures of the evaluation are in the state, not in a file.
         return step == "evaluate" or bool(result == _manifest(self.out))
 
     def _download(self) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class Build:
                 flags = [f"--only {other.study}" for other in self.plan.studies if other is not study]
                 hint = f" Or build from the other studies: {' '.join(flags)}"
                 raise DownloadError(f"{error}{hint}" if flags else str(error)) from None
-            # The hashes that the recipe states have been compared.
+            # The download has compared the hashes that the recipe states.
             known = {file.name: file.sha256 for file in study.files}
             result[study.study] = {
                 name: {"path": str(path.absolute()), "stamp": _stamp(path), "sha256": known[name] or sha256_of(path)}
@@ -212,7 +212,7 @@ class Build:
         for label in self.plan.recipe.left_out:
             options = self._options(f"without {hash_inputs(label)[:12]}")
             left_out += leave_label_out(label, self._reference, self._queries, options, self.on_epoch)
-        # All trainings are finished.
+        # All trainings are finished, so no checkpoint is needed.
         shutil.rmtree(self.work / "checkpoints", ignore_errors=True)
         result: dict[str, Any] = msgspec.to_builtins({"studies": records, "left_out": left_out})
         return result
@@ -235,7 +235,7 @@ class Build:
         return _manifest(self.out)
 
     def _provenance(self) -> dict[str, Any]:
-        """Return the origin of the reference."""
+        """Return the origin of the reference: recipe, studies, numbers of cells, and missing data."""
         plan, tallies = self.plan, self._results["prepare"]
         studies = [
             {
@@ -329,7 +329,7 @@ def _figures(row: dict[str, Any]) -> str:
 
 
 def _stamp(path: Path) -> list[int]:
-    """Return the size and time of a file, which change with it; empty for no file."""
+    """Return the size and modification time of a file, to detect changes; empty if the file does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -338,6 +338,6 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _manifest(folder: Path) -> str:
-    """Return the digest of the reference in a folder; empty for none."""
+    """Return the digest of the reference in a folder; empty if there is no reference."""
     path = folder / MANIFEST
     return digest_of(path.read_bytes()) if path.is_file() else ""

@@ -1,4 +1,4 @@
-"""Descriptions of cells and genes: annotation tables, series matrices of GEO, and tables of gene names."""
+"""Read descriptions of cells and genes: annotation tables, series matrices of GEO, and tables of gene names."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from spikgpt_recipes.layouts import SeriesMatrix, StudyAnnotation, StudyGeneTabl
 from spikgpt_recipes.readers.bounded import BoundedFile, most_lines
 
 CHECK = "Check the delimiter and skip in the recipe, and that the recipe means this file."
-# Most bytes of a table and of a line, rows, and fields of a line.
+# Limits of a text: bytes of a table, bytes of a line, rows of a table, and columns of a series matrix.
 LARGEST, LONGEST_LINE, MOST_ROWS, MOST_SAMPLES = 256 * 1024 * 1024, 256 * 1024, 5_000_000, 1_000_000
 SAMPLE, CHARACTERISTICS = "!Sample_", "!Sample_characteristics_ch1"
 
 
 def read_description(file: BoundedFile, layout: StudyAnnotation | SeriesMatrix) -> pd.DataFrame:
-    """Return a row for each described cell, by name, with the columns of ``layout.obs``.
+    """Return a table with a row for each described cell, by cell name, and the columns of ``layout.obs``.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def read_description(file: BoundedFile, layout: StudyAnnotation | SeriesMatrix) 
         except (re.error, IndexError, KeyError):
             msg = f"rename replaces {pattern!r} by {replacement!r}, which names a missing group. Correct the recipe."
             raise DataError(msg) from None
-    # Tables of sequencing runs have a line for each run of a cell.
+    # Tables of sequencing runs have a line for each run of a cell; equal lines count once.
     table = table[~table.assign(name=table.index).duplicated()]
     repeated = table.index[table.index.duplicated()]
     if len(repeated):
@@ -60,7 +60,7 @@ def read_gene_names(file: BoundedFile, layout: StudyGeneTable) -> dict[str, str]
 def _read_annotation(file: BoundedFile, layout: StudyAnnotation) -> pd.DataFrame:
     table = _read_table(file, layout.delimiter, layout.skip).iloc[layout.units :]
     columns = {name: _column(table, column, file) for name, column in layout.obs.items()}
-    # R omits the title of the names.
+    # R writes no title for the column of row names.
     named = not isinstance(table.index, pd.RangeIndex)
     cells = _column(table, layout.cell, file) if layout.cell else table.index if named else table.iloc[:, 0]
     return pd.DataFrame(columns).set_axis(pd.Index(cells, dtype=object))
@@ -69,7 +69,7 @@ def _read_annotation(file: BoundedFile, layout: StudyAnnotation) -> pd.DataFrame
 def _read_series(file: BoundedFile, layout: SeriesMatrix) -> pd.DataFrame:
     wanted = {*layout.obs.values(), layout.cell}
     samples = 0
-    # Values of the wanted lines and characteristics; the others are kept by name for messages.
+    # Values by line or characteristic. Those that the recipe does not read are empty; messages list their names.
     lines: dict[str, list[str]] = {}
     for number, fields in _sample_lines(file):
         key, *values = fields
@@ -107,9 +107,9 @@ def _sample_lines(file: BoundedFile) -> Iterator[tuple[int, list[str]]]:
 
 
 def _read_table(file: BoundedFile, delimiter: str, skip: int = 0) -> pd.DataFrame:
-    """Return a text table; its index holds the first column where the header lacks a title for it.
+    """Return a text table; a first column without a title in the header becomes the index.
 
-    pandas would fill short rows with empty text; a row of another length is an error here.
+    A row of another length than the header raises an error. pandas would fill short rows with empty text.
     """
     with file.open(longest_line=LONGEST_LINE, largest=LARGEST) as stream, as_data_errors(file.title, remedy=CHECK):
         text = io.TextIOWrapper(stream, "utf-8-sig", "replace", newline="")
@@ -133,7 +133,7 @@ def _read_table(file: BoundedFile, delimiter: str, skip: int = 0) -> pd.DataFram
             raise DataError(msg)
     index = [row[0] for row in table] if named else None
     frame = pd.DataFrame([row[named:] for row in table], index=index, columns=header, dtype=object)
-    # The first of two columns with one title counts.
+    # If two columns have the same title, the first is used.
     return frame.loc[:, ~frame.columns.duplicated()]
 
 

@@ -1,4 +1,4 @@
-"""Members of tar and zip archives as bounded files."""
+"""Open the members of tar and zip archives as files of limited size."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from spikgpt.cells.storage import as_data_errors
 from spikgpt.errors import DataError
 from spikgpt_recipes.readers.bounded import DAMAGED, BoundedFile, most_unpacked
 
-# Most members of an archive, bytes of a member's header, and blocks of 512 bytes of a header.
+# Limits: members of an archive, bytes of one read of a header, and blocks of 512 bytes of a header.
 MOST_MEMBERS, LARGEST_HEADER, MOST_BLOCKS = 100_000, 64 * 1024, 1000
-# Bytes of one copy.
+# Bytes that are copied at a time.
 CHUNK = 1024 * 1024
 # First bytes of compressed archives, and the functions that open them.
 COMPRESSIONS: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-# Name, packed size and opener of a member.
+# Name of a member, its packed size, and the function that opens the member.
 Member = tuple[str, int, Callable[[], IO[bytes]]]
 
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[dict[str, BoundedFile]]:
-    """Open a tar or zip archive and return its files by name, with their folders.
+    """Open a tar or zip archive, and yield its files by name; a name includes the folders in the archive.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def open_archive(path: Path) -> Iterator[dict[str, BoundedFile]]:
                 members = _zip_members(stack.enter_context(zipfile.ZipFile(path)))
             else:
                 members = _tar_members(_unpacked(path, start, stack), stack)
-        # A member may state any size, but holds no more than the archive.
+        # A member may state any size, but cannot be larger than the archive.
         archive_size = path.stat().st_size
         files = {}
         for stated_name, size, open_member in members:
@@ -78,7 +78,7 @@ def copy_bounded(source: IO[bytes], target: IO[bytes], largest: int, title: obje
 
 
 def _unpacked(path: Path, start: bytes, stack: ExitStack) -> IO[bytes]:
-    """Return an open tar archive; a compressed one is unpacked once, because going back in it is slow."""
+    """Return an open tar archive; unpack a compressed archive to disk first, because seeking back in it is slow."""
     opener = next((opener for magic, opener in COMPRESSIONS.items() if start.startswith(magic)), None)
     if opener is None:
         return stack.enter_context(path.open("rb"))
@@ -90,7 +90,7 @@ def _unpacked(path: Path, start: bytes, stack: ExitStack) -> IO[bytes]:
 
 
 class _HeaderGuard:
-    """The file of a tar archive, with bounds on headers while members are listed; tarfile has none."""
+    """The file of a tar archive, with limits on headers while members are listed; tarfile has no limits."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.blocks, self.listing = file, 0, True

@@ -1,4 +1,4 @@
-"""Files and members of archives with bounded lines and unpacked bytes."""
+"""Files and members of archives with limits on the length of a line and on the unpacked size."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from spikgpt.errors import DataError
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# Most bytes of a line: the values of a million cells.
+# Largest line in bytes; the values of a million cells fit.
 LONGEST_LINE = 64 * 1024 * 1024
-# Unpacked bytes allowed for any file, and for each packed byte. A table with 0.5% nonzero values has 170.
+# Largest unpacked size: bytes allowed for any file, plus bytes for each packed byte. A table with 0.5% nonzero values
+# unpacks to 170 bytes for each packed byte.
 ALWAYS_UNPACKED, LARGEST_RATIO = 64 * 1024 * 1024, 250
-# Lines allowed for any file. Each packed byte allows one more.
+# Number of lines allowed for any file. Each packed byte allows one more line.
 ALWAYS_LINES = 1_000_000
-# Bytes of one read.
+# Bytes that are read at a time.
 BUFFER = 256 * 1024
 DAMAGED = "It is damaged or incomplete: delete it and download it again."
 
@@ -36,9 +37,9 @@ class BoundedFile:
     Parameters
     ----------
     title
-        Name in messages.
+        Name of the file in messages.
     size
-        Packed bytes.
+        Packed size in bytes.
     open_packed
         Function that opens the file without unpacking it.
     """
@@ -51,7 +52,7 @@ class BoundedFile:
 
     @classmethod
     def from_path(cls, path: Path) -> BoundedFile:
-        """Return a file of the disk."""
+        """Return the bounded file of a path on disk."""
         with as_data_errors(path):
             return cls(path.name, str(path), path.stat().st_size, lambda: path.open("rb"), path)
 
@@ -107,7 +108,7 @@ class BoundedFile:
 
 
 class _BoundedStream(io.RawIOBase):
-    """A stream that raises a DataError beyond ``limit`` bytes, or ``longest_line`` bytes of a line."""
+    """A stream that raises a DataError after more than ``limit`` bytes, or ``longest_line`` bytes of a line."""
 
     def __init__(self, stream: IO[bytes], title: str, limit: int, longest_line: int | None) -> None:
         super().__init__()
@@ -134,12 +135,12 @@ class _BoundedStream(io.RawIOBase):
 
 
 def most_unpacked(packed: int) -> int:
-    """Return the most bytes that a file of ``packed`` bytes may unpack to."""
+    """Return the largest unpacked size, in bytes, that is allowed for a file of ``packed`` bytes."""
     return ALWAYS_UNPACKED + LARGEST_RATIO * packed
 
 
 def most_lines(packed: int) -> int:
-    """Return the most lines of a file of ``packed`` bytes. Even empty lines take time."""
+    """Return the largest number of lines of a file of ``packed`` bytes, with empty lines, as each takes time."""
     return ALWAYS_LINES + packed
 
 

@@ -1,4 +1,4 @@
-"""Output of Cell Ranger: a Matrix Market file, a list of barcodes and a list of features."""
+"""Read the output of Cell Ranger: a Matrix Market file, a list of barcodes and a list of features."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from spikgpt_recipes.readers.bounded import DAMAGED, BoundedFile
 from spikgpt_recipes.readers.text_table import CellChunk
 
 RNA = "Gene Expression"
-# Most lines of comments before the header of a matrix, bytes of a line, and fields of a line of a list.
+# Limits: comment lines before the header of a matrix, bytes of a line, and fields of a line in a list.
 MOST_COMMENTS, LONGEST_LINE, MOST_FIELDS = 10_000, 64 * 1024, 8
-# Values allowed for any matrix, and for each byte of its file, packed or not.
+# Largest number of values: allowed for any matrix, plus for each byte of its file, packed or not.
 ALWAYS_ALLOWED, VALUES_PER_BYTE = 1024 * 1024, 2
 
 
@@ -29,7 +29,7 @@ def read_mtx(file: BoundedFile, layout: Mtx, beside: Mapping[str, BoundedFile], 
     Parameters
     ----------
     beside
-        Files that include the lists, by name.
+        Files of the same archive or study by name, with the lists of barcodes and features.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def read_mtx(file: BoundedFile, layout: Mtx, beside: Mapping[str, BoundedFile], 
     most = ALWAYS_ALLOWED + VALUES_PER_BYTE * file.size
     rows, columns = _stated_shape(file, most)
     with file.open(longest_line=LONGEST_LINE) as stream, as_data_errors(file.title, remedy=DAMAGED):
-        # SciPy seeks in streams that can seek, even closed ones, and crashes the process.
+        # Pass only ``read``: SciPy seeks in a stream that can seek, even after it is closed, and crashes the process.
         matrix = mmread(SimpleNamespace(read=stream.read))
     features, barcodes = (_read_list(names, length) for names, length in zip(lists, (rows, columns), strict=True))
     if matrix.shape != (len(features), len(barcodes)):
@@ -63,14 +63,14 @@ def read_mtx(file: BoundedFile, layout: Mtx, beside: Mapping[str, BoundedFile], 
     counts = sparse.csr_matrix(matrix.T, dtype=np.float32)
     del matrix
     _check_values(counts, layout, file)
-    # Proteins and guides are no RNA.
+    # Leave out features that are not RNA: proteins and guides.
     is_rna = np.array([fields[2:3] in ([], [RNA]) for fields in features], dtype=bool)
     if is_rna.any() and not is_rna.all():
         counts, features = counts[:, is_rna], [fields for fields, rna in zip(features, is_rna, strict=True) if rna]
     genes = pd.DataFrame(index=[fields[0] for fields in features])
     if all(len(fields) > 1 for fields in features):
         genes["gene_symbol"] = [fields[1] for fields in features]
-    # Raw matrices list every possible barcode.
+    # Leave out empty cells: raw matrices list every possible barcode.
     filled = np.flatnonzero(np.diff(counts.indptr))
     for start in range(0, len(filled), size):
         chunk = filled[start : start + size]
@@ -78,7 +78,7 @@ def read_mtx(file: BoundedFile, layout: Mtx, beside: Mapping[str, BoundedFile], 
 
 
 def _stated_shape(file: BoundedFile, most: int) -> tuple[int, int]:
-    """Return the numbers of genes and cells that a matrix states, before memory is reserved for its values."""
+    """Return the numbers of genes and cells in the header of a matrix, before memory is reserved for values."""
     with file.open(longest_line=LONGEST_LINE) as stream, as_data_errors(file.title, remedy=DAMAGED):
         lines = (line for line in islice(stream, MOST_COMMENTS) if not line.startswith(b"%"))
         stated = next(lines, b"").split()

@@ -1,4 +1,4 @@
-"""The cells of a study, a few thousand at a time."""
+"""Read the cells of a study, a few thousand at a time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from spikgpt_recipes.readers.bounded import BoundedFile, most_unpacked
 from spikgpt_recipes.readers.mtx import read_mtx
 from spikgpt_recipes.readers.text_table import CellChunk, read_text_table
 
-# Most cells of a chunk.
+# Largest number of cells in a chunk.
 CHUNK = 4096
 # Largest distance of a restored count from a whole number.
 LARGEST_ROUNDING = 0.1
@@ -58,7 +58,7 @@ def read_study(files: Sequence[StudyFile], paths: Mapping[str, Path]) -> Iterato
     Raises
     ------
     DataError
-        When a file is damaged, does not have its stated layout, or does not fit the others, or a cell name repeats.
+        When a file is damaged, has another layout than stated, does not fit the other files, or repeats a cell name.
     """
     opened = {file.name: BoundedFile.from_path(paths[file.name]) for file in files}
     descriptions = {
@@ -66,7 +66,7 @@ def read_study(files: Sequence[StudyFile], paths: Mapping[str, Path]) -> Iterato
         for file in files
         if isinstance(file.reader, StudyAnnotation | SeriesMatrix)
     }
-    # Hashes need less memory than names.
+    # Title of the file of each cell, by the hash of the cell name. Hashes need less memory than names.
     title_of_cell = dict[int, str]()
     described, example = 0, ""
     for file in files:
@@ -99,7 +99,7 @@ def _refuse_repeated(name: str, earlier: str, title: str) -> NoReturn:
 
 
 def _describe(chunk: AnnData, descriptions: Sequence[pd.DataFrame]) -> AnnData:
-    """Return the cells that every description has, with its columns."""
+    """Return the cells that every description lists, with the columns of the descriptions in obs."""
     for table in descriptions:
         with _repeated_genes_allowed():
             chunk = chunk[chunk.obs_names.isin(table.index)].copy()
@@ -158,7 +158,7 @@ def _read_cells(
 def _read_hdf5(file: BoundedFile, layout: H5 | H5ad) -> Iterator[CellChunk]:
     """Yield the chunks of an HDF5 file. Members and gzipped files are copied: the HDF5 library needs a file."""
     with tempfile.TemporaryDirectory(prefix="spikgpt-") as folder:
-        # The name in the archive may leave the folder.
+        # Use a fixed name: the name in the archive may lead out of the folder.
         path = Path(folder) / f"cells.{layout.__struct_config__.tag}"
         if file.path is not None and not file.is_gzip():
             path = file.path
@@ -188,7 +188,7 @@ def _read_hdf5(file: BoundedFile, layout: H5 | H5ad) -> Iterator[CellChunk]:
 
 
 def _to_adata(chunk: CellChunk, var: pd.DataFrame, layout: CellLayout, file: BoundedFile) -> AnnData:
-    """Return a chunk as AnnData, with the columns that are in the names of its cells."""
+    """Return a chunk as AnnData, with columns of obs that ``name_pattern`` finds in the cell names."""
     obs = pd.DataFrame(chunk.obs, index=pd.Index(chunk.names, dtype=object))
     if layout.name_pattern:
         groups, expression = [], compile_pattern(layout.name_pattern)
@@ -210,7 +210,7 @@ def _to_adata(chunk: CellChunk, var: pd.DataFrame, layout: CellLayout, file: Bou
 
 
 def _whole_counts(values: sparse.csr_matrix, names: Sequence[str], file: BoundedFile) -> sparse.csr_matrix:
-    """Return the counts of each cell from their multiples; the least value of a cell is one count."""
+    """Return counts from values that are proportional to counts; the smallest value of a cell stands for one count."""
     rows = np.repeat(np.arange(values.shape[0]), np.diff(values.indptr))
     least = np.full(values.shape[0], np.inf, dtype=np.float32)
     np.minimum.at(least, rows, values.data)

@@ -1,4 +1,4 @@
-"""Text tables with a cell or a gene in each row, read line by line into sparse chunks."""
+"""Read text tables with a cell or a gene in each row, line by line, into sparse chunks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from spikgpt_recipes.layouts import Csv
 from spikgpt_recipes.readers.bounded import DAMAGED, BoundedFile
 
 MOST_COLUMNS = 2_000_000
-# Nonzero values allowed for any table, and for each byte of its file, packed or not.
+# Largest number of nonzero values: allowed for any table, plus for each byte of its file, packed or not.
 ALWAYS_ALLOWED, VALUES_PER_BYTE = 16 * 1024 * 1024, 8
-# Bytes of lines that are parsed at once.
+# Bytes of text that are parsed at a time.
 BATCH = 128 * 1024
 
 
@@ -34,7 +34,7 @@ class CellChunk:
 def read_text_table(file: BoundedFile, layout: Csv, size: int) -> Iterator[CellChunk]:
     """Yield the cells of a table in chunks of ``size`` cells.
 
-    Memory holds one chunk of a table with cells in rows, and the whole table, sparse, with cells in columns.
+    With cells in rows, memory holds one chunk. With cells in columns, memory holds the whole table in sparse form.
 
     Raises
     ------
@@ -57,19 +57,19 @@ def read_text_table(file: BoundedFile, layout: Csv, size: int) -> Iterator[CellC
 
 
 class _TextTable:
-    """A table, its column titles, and the state of reading it."""
+    """Reader of one text table, with its column titles and the state of reading."""
 
     def __init__(self, file: BoundedFile, layout: Csv) -> None:
         self.file, self.layout = file, layout
         self.delimiter = layout.delimiter.encode()
-        # Titles of the values, and the index of each obs column before the values.
+        # Titles of the columns of values, and the index of each column of obs before the values.
         self.titles: list[str] = []
         self.obs_columns: dict[str, int] = {}
         self.width = 0
         self.values_left = ALWAYS_ALLOWED + VALUES_PER_BYTE * file.size
 
     def chunks(self, size: int) -> Iterator[CellChunk]:
-        """Yield ``size`` rows at a time, as if each were a cell."""
+        """Yield ``size`` rows at a time, each as a cell, even if the rows are genes."""
         names, values = list[list[str]](), list[sparse.csr_matrix]()
         batch, batch_bytes, var = dict[int, bytes](), 0, None
         for number, row_names, text in self._rows():
@@ -155,7 +155,7 @@ class _TextTable:
             self.obs_columns[name] = header.index(column) + layout.names - titled
 
     def _parse(self, texts: dict[int, bytes]) -> sparse.csr_matrix:
-        """Return the values of some lines. Fields other than "0" are few, and parsed alone."""
+        """Return the values of some lines in sparse form; only fields other than "0" are parsed, as they are few."""
         text, count, block = self.delimiter.join(texts.values()), len(self.titles), self.layout.block
         signs = np.frombuffer(text + b"\n", dtype=np.uint8)
         stops = np.append(np.flatnonzero(signs == ord(self.layout.delimiter)), len(text))
@@ -173,7 +173,7 @@ class _TextTable:
             numbers = np.array([float(word) for word in words])
         except ValueError:
             numbers = np.full(len(words), np.nan)
-        # Python reads underscores in numbers.
+        # float() accepts underscores in numbers, which are refused.
         if b"_" in text or not self._valid(numbers).all():
             lines = list(texts)
             self._refuse(words, [lines[row] for row in rows], titles.tolist())
@@ -184,7 +184,7 @@ class _TextTable:
         return values
 
     def _valid(self, numbers: np.ndarray) -> np.ndarray:
-        """Return whether each number is of the kind that the layout states."""
+        """Return whether each number is valid for the layout: a count, a linear value or a logarithm, not negative."""
         valid = (numbers >= 0) & (numbers < np.inf)
         if self.layout.values == "counts":
             valid &= numbers == np.rint(numbers)
