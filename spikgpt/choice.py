@@ -283,8 +283,7 @@ def choose(
     sample, batches = _sample(cells, expression, options.batch_key)
     # The sample has a single matrix and no layers. The default rule for Unknown is used for all references.
     plain = structs.replace(options.plain(), layer=None)
-    # If the user names the species, genes are mapped to the species of each reference.
-    species = None if options.species else species_of(expression.var, options.gene_key)
+    species = species_of(expression.var, options.gene_key)
     scores = list(failed)
     with progress_bar("Comparing", len(models), options.progress) as bar:
         for model in models:
@@ -333,7 +332,9 @@ def _score(
     calibrated = fitted.calibrated(reference.thresholds, fitted.scores.probabilities)
     unknown = fitted.rule.is_unknown(replace(fitted.scores, probabilities=calibrated))
     comparison, report = fitted.comparison or Comparison(0), fitted.report
-    against = _reason_against(fitted, species, species_of(reference.genes))
+    of_reference = species_of(reference.genes)
+    # If the user names the species of the query, its genes were mapped to the species of the reference.
+    against = _reason_against(fitted, of_reference if options.species else species, of_reference)
     genes = f"{report.genes_matched} of {report.genes_total} genes found"
     return ReferenceScore(
         name,

@@ -169,6 +169,20 @@ def test_all_cells_are_unknown_if_no_reference_suits(models: list[NamedModel], f
         annotate_by_best(foreign, [], OPTIONS)
 
 
+@pytest.mark.usefixtures("brief")
+def test_genes_of_a_named_species_are_mapped_to_the_species_of_each_reference(
+    models: list[NamedModel], cells: AnnData, few: AnnData
+) -> None:
+    mouse_cells, mouse_query = cells.copy(), few.copy()
+    for adata in (mouse_cells, mouse_query):
+        adata.var_names = [name.capitalize() for name in adata.var_names]
+    mouse_model = SpikGPT.train(mouse_cells, "cell_type", name="mouse")
+    both = [models[1], model_of(mouse_model.reference)]
+    for query, species in ((mouse_query, "mouse"), (few, "human")):
+        choice = choose(query, both, structs.replace(OPTIONS, species=species))
+        assert [score.suits for score in choice.scores] == [True, True], choice.sentences()
+
+
 def test_another_species_and_empty_droplets_are_refused(models: list[NamedModel], few: AnnData) -> None:
     mouse = few.copy()
     mouse.var_names = [name.capitalize() for name in few.var_names]

@@ -71,7 +71,7 @@ def _problem(model: onnx.ModelProto) -> str:
         return f"has {len(graph.node)} nodes; expected at most {MOST_NODES}"
     for node in graph.node:
         if node.domain or node.op_type not in OPERATORS:
-            return f"has the operator {node.domain or 'ai.onnx'}.{node.op_type}, which is not on the list"
+            return f"has the operator {node.domain or 'ai.onnx'}.{node.op_type}, which graphs of references do not use"
         for attribute in node.attribute:
             fields = {field.name for field, _ in attribute.ListFields()}
             if attribute.type not in ATTRIBUTES or attribute.ref_attr_name or not fields <= ATTRIBUTE_FIELDS:

@@ -113,7 +113,10 @@ class LabelGeometry:
         expected = {"centroids": (labels, dim), "whitening": (dim, dim)}
         stored = {name: array.shape for name, array in tensors.items()}
         if stored != expected:
-            msg = f"The tensors familiarity.* of model.safetensors are {stored}; expected {expected}."
+            msg = (
+                f"The tensors familiarity.* of model.safetensors have the shapes {stored}; expected {expected}. "
+                "Get the reference again."
+            )
             raise DamagedReference(msg)
         return cls(tensors["centroids"], tensors["whitening"])
 

@@ -61,7 +61,10 @@ def simulated_cells(reference: Reference, cells_per_label: int = 60, *, seed: in
     """
     embedding = stored_embedding(reference.embedder, reference.part(EMBEDDER), reference.genes, reference.more_genes)
     if not isinstance(embedding, PCAProjection):
-        msg = f"The reference {reference.name} reads an embedding; cells can be simulated from genes alone."
+        msg = (
+            f"The reference {reference.name} reads an embedding; expected a reference that reads genes, because cells "
+            "are simulated from the expression of genes."
+        )
         raise ConfigError(msg)
     symbols = embedding.genes.symbols
     parts: list[tuple[Floats, Floats]] = [(embedding.label_means, embedding.label_stds)]
