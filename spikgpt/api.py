@@ -420,7 +420,7 @@ class SpikGPT:
             or ``shift``, whichever gives the network the higher mean energy.
         cluster_key
             Column of ``obs`` with clusters. ``obs["spikgpt_cluster_label"]`` then has the most frequent label of the
-            cluster of each cell, or Unknown if at least half of the cluster is Unknown.
+            cluster of each cell. A cluster of 10 cells or more is Unknown if at least half of its cells are Unknown.
         majority_vote
             Make many small clusters of the query, in ``obs["spikgpt_cluster"]``, and label them as for ``cluster_key``.
             This needs the package igraph.

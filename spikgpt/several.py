@@ -51,7 +51,7 @@ def annotate_by_several(models: Sequence[NamedModel], cells: Cells, options: Ann
     DataError
         When the cells cannot be read or share too few genes with a reference.
     ConfigError
-        When an option does not fit a reference, or a reference has no typicality.
+        When an option does not fit a reference, or a reference has no OOD score.
     """
     names = [model.name for model in models]
     if not names or len(set(names)) < len(names):

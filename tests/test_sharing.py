@@ -369,9 +369,9 @@ def test_verify_compares_and_runs_the_graph(graph_folder: Path, tmp_path: Path) 
     with pytest.raises(DamagedReference, match=r"has other weights than model\.safetensors, such as 'head\.weight'"):
         verify(folder)
     for key, message in (
-        ("thresholds", "carries other thresholds than the files beside it"),
-        ("labels", "carries other labels than the files beside it"),
-        ("genes_sha256", "carries other genes_sha256 than the files beside it"),
+        ("thresholds", "has other thresholds than the other files of the reference"),
+        ("labels", "has other labels than the other files of the reference"),
+        ("genes_sha256", "has other genes_sha256 than the other files of the reference"),
     ):
         graph = onnx.load(graph_folder / GRAPH)
         next(entry for entry in graph.metadata_props if entry.key == key).value = "{}"

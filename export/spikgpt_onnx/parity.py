@@ -78,7 +78,11 @@ class GraphParity:
         )
 
     def __str__(self) -> str:
-        flipped = f" (others lie within {self.largest_flip:.2g} of it)" if self.largest_flip else ""
+        flipped = (
+            f" (for the others, the compared probabilities differ by at most {self.largest_flip:.2g})"
+            if self.largest_flip
+            else ""
+        )
         return (
             f"{self.precision}: of {self.cells} cells {self.labels_equal} have the same label and {self.unknown_equal} "
             f"the same Unknown decision{flipped}, probabilities differ by at most {self.largest_difference:.2g}, "

@@ -93,7 +93,7 @@ def rebuild_graph(reference: Reference, name: str, encoder: EncoderWeights | Non
     version = metadata.get("spikgpt_version", "")
     problem = ""
     if differing := sorted(entry.key for entry in built.metadata_props if metadata.get(entry.key) != entry.value):
-        problem = f"{name} carries other {' and '.join(differing)} than the files beside it"
+        problem = f"{name} has other {' and '.join(differing)} than the other files of the reference"
     elif differing := _other_weights(stored, built):
         problem = f"{name} has other weights than model.safetensors, such as {differing[0]!r}"
     elif version == __version__:

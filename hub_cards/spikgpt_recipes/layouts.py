@@ -137,7 +137,7 @@ class Csv(_Cells, frozen=True, kw_only=True, tag="csv"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.block >= self.blocks:
-            msg = f"block is {self.block}, counted from 0, of {self.blocks} blocks"
+            msg = f"block is {self.block}; expected 0 to {self.blocks - 1}"
             raise ValueError(msg)
         if self.obs and self.cells == "columns":
             msg = "obs names columns of a table with cells in columns; describe its cells by an annotation"

@@ -103,7 +103,7 @@ class RecipeStudy(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
             compile_pattern(pattern)
         _check_unique("files", [file.name for file in self.files])
         if not any(isinstance(file.reader, CellLayout | Tar | Zip) for file in self.files):
-            msg = "files has none with expression values; at least one needs a reader of them"
+            msg = "files lists no file with expression values; add one"
             raise ValueError(msg)
 
     def map_label(self, label: str) -> str | None:

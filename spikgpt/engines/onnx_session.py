@@ -67,7 +67,7 @@ class Session:
         for file in ("labels.json", "thresholds.json"):
             key = file.removesuffix(".json")
             if parsed(session.metadata.get(key, "null").encode(), name) != parsed(files[file], file):
-                msg = f"{name} carries other {key} than {file}. Export the reference again."
+                msg = f"{name} has other {key} than {file}. Export the reference again."
                 raise DamagedReference(msg)
         if session.metadata.get("genes_sha256") != parsed(files["genes.json"], "genes.json")["sha256"]:
             msg = f"{name} was made for other genes, or another order of genes, than genes.json. Export it again."

@@ -23,7 +23,7 @@ class ServiceMetrics:
         self._registry = CollectorRegistry()
         names: dict[str, Any] = {"registry": self._registry}
         self.requests = Counter("spikgpt_requests", "Answers by path and status.", ["path", "status"], **names)
-        self.errors = Counter("spikgpt_errors", "Refusals by kind.", ["kind"], **names)
+        self.errors = Counter("spikgpt_errors", "Refused requests by kind of error.", ["kind"], **names)
         self.cells = Counter("spikgpt_cells", "Labelled cells by reference.", ["reference"], **names)
         self.seconds = Histogram(
             "spikgpt_annotate_seconds", "Seconds from a request for labels to its answer.", buckets=SECONDS, **names

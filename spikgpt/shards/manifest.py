@@ -98,8 +98,8 @@ def open_manifest(folder: Path, arguments: Arguments) -> ShardManifest:
     if differences := _differences(manifest.arguments, arguments):
         more = f" and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
         msg = (
-            f"{folder} holds labels of other arguments: {'; '.join(differences[:NAMED])}{more}. Repeat the first "
-            "arguments to resume, or name a new folder."
+            f"{folder} holds labels that were computed with other arguments: "
+            f"{'; '.join(differences[:NAMED])}{more}. Repeat the first arguments to resume, or name a new folder."
         )
         raise ConfigError(msg)
     return manifest

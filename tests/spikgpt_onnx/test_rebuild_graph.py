@@ -60,7 +60,7 @@ def test_stored_version_and_revision_are_used_for_the_rebuilt_graph(graph_folder
     rebuilt = rebuild_graph(read_reference(changed(files, free)), GRAPH)
     assert rebuilt.mismatch == ""
     for text in ("<b>", "\x1b[2J", "0.6.0 " * 50):
-        with pytest.raises(DamagedReference, match="carries other revision than the files beside it") as caught:
+        with pytest.raises(DamagedReference, match="has other revision than the other files") as caught:
             rebuild_graph(read_reference(changed(files, metadata(revision=text))), GRAPH)
         assert str(caught.value).isprintable()
 
@@ -95,7 +95,7 @@ def test_a_swapped_label_is_refused(graph_folder: Path) -> None:
         labels = next(entry for entry in graph.metadata_props if entry.key == "labels")
         labels.value = labels.value.replace("alpha", "?").replace("beta", "alpha").replace("?", "beta")
 
-    with pytest.raises(DamagedReference, match="carries other labels"):
+    with pytest.raises(DamagedReference, match="has other labels"):
         rebuild_graph(read_reference(changed(files, swap)), GRAPH)
 
 

@@ -56,7 +56,7 @@ def test_layouts_have_defaults() -> None:
         (TABLE | {"cells": "row"}, {}, r"Invalid enum value 'row'"),
         (TABLE | {"delimiter": "|"}, {}, r"Invalid enum value '\|'"),
         (TABLE | {"values": "tpm"}, {}, r"Invalid enum value 'tpm'"),
-        (TABLE | {"block": 1}, {}, r"block is 1, counted from 0, of 1 blocks"),
+        (TABLE | {"block": 1}, {}, "block is 1; expected 0 to 0"),
         (TABLE | {"cells": "columns", "obs": {"a": "b"}}, {}, r"describe its cells by an annotation"),
         (TABLE | {"name_pattern": "("}, {}, r"'\(' is no regular expression of RE2: "),
         ({"format": "tar", "members": "[", "reader": TABLE}, {}, r"'\[' is no regular expression of RE2: "),
