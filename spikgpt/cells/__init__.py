@@ -1,1 +1,1 @@
-"""Read cells from AnnData and from h5ad, zarr, 10x and text files as linear values of a reference's genes."""
+"""Read cells from AnnData, h5ad, zarr, 10x and text files, undo logarithms, and align the genes to a reference."""

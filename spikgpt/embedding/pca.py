@@ -319,7 +319,7 @@ class PCAProjection:
         return np.where(present, mean, reference[0]), reference[1] * np.where(present, ratio, 1.0)
 
     def _simulated_accuracy(self, sample: AlignedCells, run: Run) -> tuple[float | None, tuple[str, ...]]:
-        """Return the share of simulated cells that get their own label with the genes of a query, and a note.
+        """Return the share of simulated cells labelled correctly with the query's genes, and notes for the user.
 
         The expression of each gene is drawn independently from the reference's statistics. In real cells genes are
         correlated, so the share is an upper bound. The share is None if few genes are missing.

@@ -68,6 +68,6 @@ class FittedQuery:
 
 
 def fitted_queries(annotation: Annotation) -> dict[str, FittedQuery]:
-    """Return the fitted query of each reference, by the name of the reference; empty for an annotation of shards."""
+    """Return the FittedQuery of each reference, by the name of the reference; empty if shards were annotated."""
     queries = annotation.queries.items() or [(annotation.reference_name, annotation.query)]
     return {name: query for name, query in queries if isinstance(query, FittedQuery)}

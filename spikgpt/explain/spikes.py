@@ -204,7 +204,7 @@ class _SpikeCounts:
     def __init__(self, config: SpikGPTConfig, cells: int) -> None:
         self.config, self.n_cells = config, cells
         steps, heads = config.time_steps, config.heads
-        # Number of spikes at each time step and head, shape (T, heads); hidden neurons count as one head.
+        # Number of spikes at each time step and attention head, shape (T, heads). The hidden layer has one column.
         self.sums = {
             (block, part): np.zeros((steps, 1 if part == HIDDEN else heads))
             for block in range(config.depth)

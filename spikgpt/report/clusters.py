@@ -277,7 +277,7 @@ def _frequencies(labels: Strings) -> dict[str, float]:
 
 
 def _marker_finder(adata: AnnData, layer: str | None, gene_key: str | None) -> MarkerFinder | DataError:
-    """Return a finder of marker genes; return a DataError if the query has no expression values."""
+    """Return a MarkerFinder for the query, or the caught DataError if the query has no expression values."""
     try:
         return MarkerFinder(find_expression(adata, layer=layer, gene_key=gene_key), gene_key)
     except DataError as error:

@@ -42,8 +42,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     ) -> Setup:
         """Return the setup for a number of workers that share the CPU cores.
 
-        ``models`` are the references to load; without any, those in this package. ``more`` has keywords for the workers
-        beside those of the options.
+        ``models`` names the references to load. If ``models`` is empty, all references shipped with spikgpt are loaded.
+        ``more`` has further keywords for the workers, in addition to the options.
         """
         from spikgpt.reference.registry import shipped_references
 

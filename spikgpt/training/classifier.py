@@ -122,7 +122,8 @@ def _one_epoch(
 def one_thread() -> Iterator[None]:
     """Run torch's CPU operations on one thread.
 
-    Sums then do not depend on the number of cores. The matrices are small, so more threads would not be faster.
+    On one thread, floating-point sums do not depend on the number of cores. The matrices are small, so more threads
+    would not be faster.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,7 +1,8 @@
 """Leaky integrate-and-fire neurons with a hand-written gradient, for training.
 
 The network is built with SpikingJelly's neurons. For their gradient, torch records a graph node for each operation of
-each time step. The neurons of this module compute the same numbers in a few passes over all time steps.
+each time step. The neurons of this module compute the same spikes and gradients as SpikingJelly, in a few
+passes over all time steps.
 """
 
 from __future__ import annotations

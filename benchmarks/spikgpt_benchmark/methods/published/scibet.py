@@ -32,8 +32,8 @@ def fit(reference: AnnData, settings: MethodSettings) -> Predict:
         values = _log2(counts_per_million(to_linear(query, settings))[:, genes])
         scores = values @ logs.T  # (n, L)
         top = np.sort(scores, axis=1)
-        # Confidence: score of the best type minus that of the second best, per unit of expression. Probabilities do
-        # not serve, as nearly all are 0 or 1.
+        # The confidence is the score of the best type minus the score of the second best, divided by the cell's sum of
+        # log expression. The probabilities are no confidence, because nearly all of them are 0 or 1.
         margin = (top[:, -1] - top[:, -2]) / np.maximum(np.asarray(values.sum(axis=1)).ravel(), 1.0)
         return replace(result_from_probabilities(softmax(scores), names), confidence=margin)
 
