@@ -35,8 +35,8 @@ CORE = """
     cli/test_annotate.py::test_a_lock_file_and_a_digest_keep_the_reference
     cli/test_annotate.py::test_a_table_alone_is_enough_and_every_option_reaches_the_run
     cli/test_annotate.py::test_annotate_writes_the_file_and_the_table
-    cli/test_annotate.py::test_cells_that_cannot_be_read
     cli/test_annotate.py::test_clusters_are_named_by_vote
+    cli/test_annotate.py::test_unreadable_cells_are_refused
     cli/test_flags.py cli/test_output.py
     embedding/test_obsm.py embedding/test_scgpt.py embedding/test_stored.py embedding/test_vocabulary.py
     reference/test_registry.py
@@ -220,6 +220,12 @@ def test_doctor_reports_cpu_ok_and_torch_optional(run: Run) -> None:
     output = run("doctor").stdout
     assert "ok  cpu: works" in output
     assert "ok  torch: not installed; optional: pip install 'torch>=2.5'" in output
+
+
+def test_the_listed_tests_exist() -> None:
+    for name in [*CORE.split(), *LEFT_OUT.split()]:
+        file, _, function = name.partition("::")
+        assert (f"def {function}(" if function else "def test_") in (ROOT / "tests" / file).read_text(), name
 
 
 @pytest.mark.slow
