@@ -499,8 +499,7 @@ class SpikGPT:
         if isinstance(adata, Annotation):
             annotation = groups.checked_origin(adata, self.reference)
             return groups.explain_annotation(annotation, None, options, cells=cells)
-        if not isinstance(adata, str | Path):
-            check_cells(adata, "explain", paths=True)
+        check_cells(adata, "explain", paths=True)
         with open_cells(adata) if isinstance(adata, str | Path) else nullcontext(adata) as opened:
             annotation = annotate(self.reference, self.engine, opened, options.reading())
             return groups.explain(annotation, opened, options, cells=cells)

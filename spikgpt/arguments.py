@@ -14,9 +14,9 @@ from spikgpt.errors import ConfigError, DataError, with_noun
 def check_cells(cells: Any, function: str, *, paths: bool = False) -> None:
     """Raise a DataError that says how to make an AnnData, unless ``cells`` is an AnnData.
 
-    If ``paths`` is True, the message also names the path of a file as a possible value.
+    If ``paths`` is True, the path of a file is accepted too.
     """
-    if isinstance(cells, AnnData):
+    if isinstance(cells, AnnData) or (paths and isinstance(cells, str | Path)):
         return
     kind = type(cells).__name__
     if isinstance(cells, str | Path):

@@ -159,7 +159,7 @@ def merged(parts: Mapping[str, Annotation], owner: Integers, cells: Cells) -> An
         return whole
 
     def optional(name: str) -> npt.NDArray[Any] | None:
-        """Return a field for all cells, NaN for the cells of parts that lack the field; None if all parts lack it."""
+        """Return a field for all cells: NaN where a cell's annotation lacks it, None if every annotation lacks it."""
         if all(getattr(part, name) is None for part in own):
             return None
         arrays = (getattr(part, name) for part in own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,13 @@ def an_object_of(kind: str, **attributes: object) -> object:
 
 def test_an_anndata_is_accepted() -> None:
     check_cells(AnnData(np.ones((2, 3))), "annotate")
+
+
+def test_a_path_is_accepted_if_the_function_takes_paths() -> None:
+    for path in ("cells.h5ad", Path("cells.h5ad")):
+        check_cells(path, "annotate", paths=True)
+        with pytest.raises(DataError, match="Read the file first"):
+            check_cells(path, "evaluate")
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class Models:
     named
         References that the page lists, by name.
     keywords
-        Keywords of ``SpikGPT.from_pretrained`` for further references.
+        Keyword arguments of ``SpikGPT.from_pretrained`` for references that are not in ``named``.
     is_open
         True if users may name any reference, as on the command line.
     """

@@ -27,7 +27,7 @@ TRIES = 3
 # Longest wait before the next attempt, in seconds. If the Hub asks for a longer wait than all remaining attempts allow,
 # there is no further attempt.
 LONGEST_WAIT = 60.0
-# HTTP statuses and errors of the client after which a further attempt would fail too.
+# HTTP statuses, and names of the Hub client's exceptions, after which another attempt would fail too.
 REFUSALS = (400, 401, 403, 404, 409, 412, 413, 416, 422)
 HOPELESS = ("ConnectError", "OfflineModeIsEnabled", "ProxyError", "TooManyRedirects", "UnsupportedProtocol")
 # Environment variables of proxies, and the allowed schemes in the address of a proxy.

@@ -152,6 +152,6 @@ def load_pair(name: str, data: Path) -> tuple[AnnData, AnnData]:
 
 
 def leave_type_out(reference: AnnData, query: AnnData, left_out: str) -> tuple[AnnData, AnnData]:
-    """Return the reference without the type ``left_out``, and the query's cells of its types and of ``left_out``."""
+    """Return the reference without type ``left_out``, and the query's cells of the remaining types and ``left_out``."""
     kept = with_frequent_labels(reference[reference.obs[LABEL] != left_out])
     return kept, query[query.obs[LABEL].isin([*kept.obs[LABEL].unique(), left_out])].copy()

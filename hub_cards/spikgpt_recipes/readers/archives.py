@@ -101,7 +101,7 @@ class _HeaderGuard:
             self.blocks += 1
             # tarfile searches numbers in a header in time quadratic in the number of digits.
             if size > LARGEST_HEADER or self.blocks > MOST_BLOCKS or re.search(rb"\d{100}", content):
-                msg = "the header of a member is too long"
+                msg = "the header of an entry in the tar archive is too long"
                 raise tarfile.ReadError(msg)
         return content
 

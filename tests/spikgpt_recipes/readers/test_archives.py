@@ -121,7 +121,7 @@ def test_a_compressed_member_is_limited_by_its_compressed_size(
 
 @pytest.mark.parametrize("content", [bytes(2**20), b"1" * 2000, b"9" * 40_000], ids=["long", "digits", "more digits"])
 def test_a_header_that_is_slow_to_parse_is_refused(content: bytes, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the header of a member is too long"):
+    with pytest.raises(DataError, match="the header of an entry in the tar archive is too long"):
         read_all(written(tmp_path, with_header(content)))
 
 
